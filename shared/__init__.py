@@ -1,0 +1,1 @@
+"""What the processes share: settings, logs, metrics, borders to the servers, rules of the domain."""

@@ -1,0 +1,247 @@
+"""The border to PostgreSQL: connections that never wait without end, and errors in our own words.
+
+The server's limits (statement, lock, idle transaction) end slow work; TCP's end dead peers; and a
+watchdog ends a wait for a server that is alive but silent, by shutting the connection's socket
+down, which libpq reports at once as a lost connection.
+"""
+
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg2
+import psycopg2.errors as pg_errors
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
+
+from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable
+
+_BUSY = (
+    pg_errors.QueryCanceled,
+    pg_errors.LockNotAvailable,
+    pg_errors.DeadlockDetected,
+    pg_errors.SerializationFailure,
+)
+_UNAVAILABLE = (
+    psycopg2.OperationalError,
+    psycopg2.InterfaceError,
+    pg_errors.ReadOnlySqlTransaction,  # a standby: the primary moved
+    pg_errors.InFailedSqlTransaction,
+)
+
+
+def connect(
+    url: str,
+    *,
+    application_name: str,
+    statement_timeout_seconds: float,
+    lock_timeout_seconds: float,
+) -> connection:
+    """Open a connection in UTC with limits on every wait. Raises DatabaseUnavailable."""
+    options = {
+        "timezone": "UTC",
+        "statement_timeout": f"{statement_timeout_seconds * 1000:.0f}",
+        "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
+        "idle_in_transaction_session_timeout": "60000",
+        # Plans are made for the values at hand anyway; compiling them costs more than it saves.
+        "jit": "off",
+    }
+    try:
+        return psycopg2.connect(
+            url,
+            application_name=application_name,
+            connect_timeout=5,
+            keepalives=1,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=15_000,
+            options=" ".join(f"-c {name}={value}" for name, value in options.items()),
+        )
+    except psycopg2.Error as error:
+        raise _translated(error) from error
+
+
+def _translated(error: psycopg2.Error) -> AnalyticsError:
+    """Say in our words what went wrong; the driver's own message stays in the text."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, _BUSY):
+        return DatabaseBusy(message)
+    if isinstance(error, _UNAVAILABLE):
+        return DatabaseUnavailable(message)
+    if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
+        return DatabaseRejected(message)
+    return AnalyticsError(message)
+
+
+class _Watchdog:
+    """Shuts the sockets of connections whose deadline has passed. One thread for the whole process."""
+
+    def __init__(self) -> None:
+        self._deadlines: dict[connection, float] = {}
+        self._lock = threading.Lock()
+        self._pid = 0
+
+    @contextmanager
+    def limit(self, raw: connection, seconds: float) -> Iterator[None]:
+        self._ensure_thread()
+        with self._lock:
+            self._deadlines[raw] = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._deadlines.pop(raw, None)
+
+    def _ensure_thread(self) -> None:
+        # Threads do not survive a fork, so each process that connects starts its own.
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            threading.Thread(target=self._run, name="database-watchdog", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(0.2)
+            now = time.monotonic()
+            with self._lock:
+                late = [raw for raw, deadline in self._deadlines.items() if deadline < now]
+                for raw in late:
+                    del self._deadlines[raw]
+                    with (
+                        suppress(OSError, psycopg2.Error),
+                        socket.socket(fileno=os.dup(raw.fileno())) as peer,
+                    ):
+                        peer.shutdown(socket.SHUT_RDWR)
+
+
+_watchdog = _Watchdog()
+
+Cursor = cursor
+"""What transaction() and query() hand out: psycopg2's cursor."""
+
+
+class Database:
+    """One connection, opened when first needed and again after it failed. For one thread at a time."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        application_name: str,
+        statement_timeout_seconds: float = 60,
+        lock_timeout_seconds: float = 15,
+    ) -> None:
+        self._url = url
+        self._application_name = application_name
+        self._statement_timeout_seconds = statement_timeout_seconds
+        self._lock_timeout_seconds = lock_timeout_seconds
+        self._raw: connection | None = None
+
+    @contextmanager
+    def transaction(
+        self,
+        *,
+        time_limit_seconds: float | None = None,
+        repeatable_read: bool = False,
+        read_only: bool = False,
+    ) -> Iterator[cursor]:
+        """Run the block in one transaction: commit at its end, roll back if it raises.
+
+        time_limit_seconds: most time the whole transaction may take before its connection is cut,
+        for servers that are silent; twice the statement limit unless told.
+        Raises DatabaseUnavailable, DatabaseBusy, DatabaseRejected, or AnalyticsError for a bug in the
+        SQL. After DatabaseUnavailable it is unknown whether the commit took place.
+        """
+        raw = self._connection()
+        limit = time_limit_seconds or 2 * self._statement_timeout_seconds
+        try:
+            with _watchdog.limit(raw, limit):
+                raw.set_session(
+                    isolation_level="REPEATABLE READ" if repeatable_read else "READ COMMITTED",
+                    readonly=read_only,
+                )
+                with raw.cursor() as cur:
+                    yield cur
+                raw.commit()
+        except psycopg2.Error as error:
+            self._give_up(raw)
+            raise _translated(error) from error
+        except BaseException:
+            self._give_up(raw)
+            raise
+
+    @contextmanager
+    def query(self, *, time_limit_seconds: float | None = None) -> Iterator[cursor]:
+        """Run single read statements, each its own snapshot, without the round trips of a transaction.
+
+        Raises as transaction() does.
+        """
+        raw = self._connection()
+        limit = time_limit_seconds or 2 * self._statement_timeout_seconds
+        try:
+            with _watchdog.limit(raw, limit):
+                raw.autocommit = True
+                try:
+                    with raw.cursor() as cur:
+                        yield cur
+                finally:
+                    if not raw.closed:
+                        raw.autocommit = False
+        except psycopg2.Error as error:
+            self._give_up(raw)
+            raise _translated(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _connection(self) -> connection:
+        if self._raw is None or self._raw.closed:
+            self._raw = connect(
+                self._url,
+                application_name=self._application_name,
+                statement_timeout_seconds=self._statement_timeout_seconds,
+                lock_timeout_seconds=self._lock_timeout_seconds,
+            )
+        return self._raw
+
+    def _give_up(self, raw: connection) -> None:
+        """Roll back, and drop a connection that cannot."""
+        try:
+            with _watchdog.limit(raw, 5):
+                raw.rollback()
+        except psycopg2.Error:
+            self.close()
+        else:
+            if raw.info.transaction_status != TRANSACTION_STATUS_IDLE:
+                self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next use opens a new one."""
+        if self._raw is not None:
+            with suppress(psycopg2.Error):
+                self._raw.close()
+            self._raw = None
+
+
+class Pool:
+    """At most `size` connections, lent to threads that wait a bounded time for one."""
+
+    def __init__(self, make: Callable[[], Database], size: int) -> None:
+        self._free: queue.LifoQueue[Database] = queue.LifoQueue()
+        for _ in range(size):
+            self._free.put(make())
+
+    @contextmanager
+    def lend(self, *, wait_seconds: float) -> Iterator[Database]:
+        """Lend a database. Raises DatabaseBusy when none came back within the wait."""
+        try:
+            database = self._free.get(timeout=wait_seconds)
+        except queue.Empty:
+            raise DatabaseBusy(f"all database connections were in use for {wait_seconds} s") from None
+        try:
+            yield database
+        finally:
+            self._free.put(database)

@@ -1,0 +1,151 @@
+"""Every metric of the fleet, declared once with its help text.
+
+A process makes its own group with a registry, so that it exports what it measures and no zeros of
+other processes. Names without a process in them are those the runbook and the dashboards know.
+"""
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH_EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10000, 20000)
+
+
+class CommonMetrics:
+    """What every process exports."""
+
+    def __init__(self, registry: CollectorRegistry, process: str) -> None:
+        self.dependency_errors = Counter(
+            "analytics_dependency_errors",
+            "Failed uses of a server this process depends on.",
+            ["dependency"],
+            registry=registry,
+        )
+        for dependency in ("postgresql", "rabbitmq", "redis", "s3"):
+            self.dependency_errors.labels(dependency=dependency)
+        build_info = Gauge(
+            "analytics_build_info",
+            "Always 1; the labels say what runs.",
+            ["process", "version", "commit"],
+            registry=registry,
+        )
+        build_info.labels(process=process, version=VERSION, commit=COMMIT).set(1)
+
+
+class IngestorMetrics(CommonMetrics):
+    """What the ingestor exports."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "ingestor")
+        self.events = Counter(
+            "analytics_ingestion_events",
+            "Events by what became of them.",
+            ["result"],
+            registry=registry,
+        )
+        for result in ("accepted", "duplicate", "invalid"):
+            self.events.labels(result=result)
+        self.content_conflicts = Counter(
+            "analytics_ingestion_content_conflicts",
+            "Duplicates whose content differs from the first.",
+            registry=registry,
+        )
+        self.late_events = Counter(
+            "analytics_ingestion_late_events",
+            "Events accepted more than an hour after they occurred.",
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "analytics_ingestion_dead_letters",
+            "Events sent to the dead-letter queue, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.batch_events = Histogram(
+            "analytics_ingestion_batch_events",
+            "Events in a batch.",
+            buckets=_BATCH_EVENTS,
+            registry=registry,
+        )
+        self.batch_seconds = Histogram(
+            "analytics_ingestion_batch_seconds",
+            "From a batch's first event to its acknowledgement.",
+            buckets=_BATCH_SECONDS,
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "analytics_ingestion_commit_seconds",
+            "One batch's transaction, commit included.",
+            buckets=_BATCH_SECONDS,
+            registry=registry,
+        )
+        self.last_success = Gauge(
+            "analytics_ingestion_last_success_timestamp",
+            "Unix time of the last committed batch, 0 before the first.",
+            registry=registry,
+        )
+        self.queue_messages = Gauge(
+            "analytics_queue_messages", "Messages ready in a queue.", ["queue"], registry=registry
+        )
+        self.queue_oldest_age_seconds = Gauge(
+            "analytics_queue_oldest_age_seconds",
+            "Age of the oldest message in hand, by its publish timestamp; 0 without one.",
+            registry=registry,
+        )
+
+
+class RollupMetrics(CommonMetrics):
+    """What the rollup worker exports."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "rollup_worker")
+        self.events = Counter("analytics_rollup_events", "Events added to the rollups.", registry=registry)
+        self.batches = Counter("analytics_rollup_batches", "Batches added to the rollups.", registry=registry)
+        self.seconds = Histogram(
+            "analytics_rollup_seconds",
+            "One rollup transaction, commit included.",
+            buckets=_BATCH_SECONDS,
+            registry=registry,
+        )
+        self.commit_to_rollup_seconds = Histogram(
+            "analytics_rollup_delay_seconds",
+            "From a batch's commit to its rollup.",
+            buckets=_BATCH_SECONDS,
+            registry=registry,
+        )
+        self.last_success = Gauge(
+            "analytics_rollup_last_success_timestamp",
+            "Unix time of the last completed look for batches, even if none; 0 before the first.",
+            registry=registry,
+        )
+        self.pending_batches = Gauge(
+            "analytics_rollup_pending_batches",
+            "Committed batches that the rollups do not show yet.",
+            registry=registry,
+        )
+        self.oldest_pending_seconds = Gauge(
+            "analytics_rollup_oldest_pending_seconds",
+            "Age of the oldest pending batch; 0 when none.",
+            registry=registry,
+        )
+        self.freshness_lag_seconds = Gauge(
+            "analytics_freshness_lag_seconds",
+            "Age of the oldest accepted event that the rollups do not show, by organisation.",
+            ["org_id"],
+            registry=registry,
+        )
+        self.event_partitions = Gauge(
+            "analytics_event_partitions_ahead",
+            "Days ahead of today that have a partition; -1 with TimescaleDB.",
+            registry=registry,
+        )
+        self.pruned_keys = Counter(
+            "analytics_dedupe_keys_pruned",
+            "Dedupe keys removed after DEDUPE_WINDOW.",
+            registry=registry,
+        )
+
+
+VERSION = os.environ.get("BUILD_VERSION", "dev")
+COMMIT = os.environ.get("BUILD_COMMIT", "unknown")

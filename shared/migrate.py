@@ -1,0 +1,123 @@
+"""Brings the database schema up to date: `python -m shared.migrate`.
+
+Applies sql/migrations/NNNN_name.sql in order, each in a transaction of its own under a
+transaction-level advisory lock, so it is safe to run twice, at once, and beside running processes.
+DATABASE_URL is the schema owner's. A migration that has been applied must never be edited.
+"""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.db import Cursor, Database
+from shared.errors import AnalyticsError, DependencyError, SchemaOutdated
+from shared.logs import configure_logs
+from shared.settings import MigrateSettings, load_or_exit
+from shared.statements import SQL_FOLDER, load_statements
+
+_FILE_NAME = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql")
+_SQL = load_statements("migrate.sql")
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered file of sql/migrations."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the text, to notice that an applied migration was edited."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def migrations(folder: Path = SQL_FOLDER / "migrations") -> list[Migration]:
+    """Read the migrations in order. Raises ValueError on a bad name or a gap in the numbers."""
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            raise ValueError(f"{path.name} is not named NNNN_name.sql")
+        found.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
+    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
+        raise ValueError("the numbers of sql/migrations have a gap or stand twice")
+    return found
+
+
+def migrate(database: Database) -> list[Migration]:
+    """Apply what is missing and return it.
+
+    Raises DatabaseUnavailable, or AnalyticsError that names the migration.
+    """
+    applied = []
+    for migration in migrations():
+        try:
+            with database.transaction(time_limit_seconds=3600) as cur:
+                if _apply(cur, migration):
+                    applied.append(migration)
+        except DependencyError:
+            raise
+        except AnalyticsError as error:
+            raise AnalyticsError(f"migration {migration.version:04} {migration.name}: {error}") from error
+    return applied
+
+
+def _apply(cur: Cursor, migration: Migration) -> bool:
+    """Apply one migration unless it stands in the list; another run may be at it, so lock first."""
+    cur.execute(_SQL["lock"])
+    cur.execute(_SQL["create_list"])
+    cur.execute(_SQL["find"], {"version": migration.version})
+    row = cur.fetchone()
+    if row is not None:
+        if row[0] != migration.checksum:
+            raise AnalyticsError("was edited after it was applied; put the change into a new migration")
+        return False
+    cur.execute(migration.sql)
+    cur.execute(
+        _SQL["record"],
+        {"version": migration.version, "name": migration.name, "checksum": migration.checksum},
+    )
+    return True
+
+
+def check_schema(cur: Cursor) -> None:
+    """Raise SchemaOutdated when the database lacks a migration this release knows."""
+    cur.execute(_SQL["current_version"])
+    row = cur.fetchone()
+    newest = migrations()[-1].version
+    if row is None or row[0] is None or row[0] < newest:
+        raise SchemaOutdated(
+            f"the database is at migration {row[0] if row else None}, this release needs {newest}: "
+            "run python -m shared.migrate"
+        )
+
+
+def main() -> int:
+    """Run the command; 0 when the schema is up to date, 1 when it could not be brought there."""
+    settings = load_or_exit(MigrateSettings, os.environ)
+    log = configure_logs(settings, "migrate")
+    database = Database(
+        settings.database_url,
+        application_name="migrate",
+        statement_timeout_seconds=1800,
+        lock_timeout_seconds=60,
+    )
+    try:
+        applied = migrate(database)
+    except AnalyticsError as error:
+        log.error("migration failed, nothing of it was kept", error=str(error))  # noqa: TRY400  the message says it all
+        return 1
+    finally:
+        database.close()
+    for migration in applied:
+        log.info("migration applied", version=migration.version, name=migration.name)
+    log.info("schema is up to date", version=migrations()[-1].version)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""What every process does around its work: stop on a signal, back off, tell who it is."""
+
+import os
+import random
+import signal
+import socket
+import threading
+from types import FrameType
+
+from prometheus_client import Counter
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT: finish what is begun, begin nothing new."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    @classmethod
+    def on_signals(cls) -> "Stop":
+        """Return a Stop that SIGTERM and SIGINT set. Call it in the main thread."""
+        stop = cls()
+
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            stop.set()
+
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
+        return stop
+
+    def set(self) -> None:
+        """Ask for the stop."""
+        self._event.set()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until the stop or for this long; return whether to stop."""
+        return self._event.wait(seconds)
+
+
+class Backoff:
+    """Pauses that double from first_seconds to most_seconds, with full jitter, counted.
+
+    Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    def __init__(self, counter: Counter, *, first_seconds: float = 0.2, most_seconds: float = 10) -> None:
+        self._counter = counter
+        self._first_seconds = first_seconds
+        self._most_seconds = most_seconds
+        self._failures = 0
+
+    def wait(self, stop: Stop, dependency: str) -> bool:
+        """Count a failure of the dependency and pause; return whether to stop."""
+        self._counter.labels(dependency=dependency).inc()
+        ceiling = min(self._most_seconds, self._first_seconds * 2 ** min(self._failures, 30))
+        self._failures += 1
+        return stop.wait(random.uniform(ceiling / 4, ceiling))  # noqa: S311  spreads load, guards nothing
+
+    def reset(self) -> None:
+        """Forget the failures after a success."""
+        self._failures = 0
+
+
+def instance_name() -> str:
+    """Return host:pid, which names this process in the database and in logs."""
+    return f"{socket.gethostname()}:{os.getpid()}"
