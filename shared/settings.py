@@ -17,6 +17,9 @@ from shared.errors import SettingsError
 T = TypeVar("T")
 
 _DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)", re.ASCII)
+LONGEST = timedelta(days=36_525)
+"""No duration may pass this, so that a date less a duration is still a date."""
+
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -25,10 +28,9 @@ def duration(text: str) -> timedelta:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a duration such as 500ms, 30s, 5m, 24h or 90d")
-    try:
-        value = timedelta(**{_UNITS[match[2]]: int(match[1])})
-    except OverflowError:
-        raise ValueError(f"{text!r} is longer than this system can count") from None
+    value = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if value > LONGEST:
+        raise ValueError(f"{text!r} is longer than a hundred years")
     if not value:
         raise ValueError(f"{text!r} must be more than zero")
     return value

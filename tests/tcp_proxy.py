@@ -1,0 +1,123 @@
+"""A TCP proxy that misbehaves on request, to stand between a process and a server in tests."""
+
+import contextlib
+import socket
+import struct
+import threading
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+Mode = Literal["pass", "blackhole", "refuse"]
+
+
+class TcpProxy:
+    """Listens on a free loopback port and passes bytes on to a server until told otherwise.
+
+    mode: "pass"; "blackhole" keeps connections open and swallows every byte in both directions;
+    "refuse" closes new connections at once. delay_seconds holds back each piece from the server.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.mode: Mode = "pass"
+        self.delay_seconds = 0.0
+        self._target = (host, port)
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock = threading.Lock()
+        self._cut_after: int | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, name="tcp-proxy", daemon=True).start()
+
+    @classmethod
+    def before(cls, url: str) -> "TcpProxy":
+        """Stand before the server of a URL."""
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return cls(parts.hostname, parts.port)
+
+    def url(self, original: str) -> str:
+        """Return the URL with this proxy's address in place of the server's."""
+        parts = urlsplit(original)
+        user, at, _host = parts.netloc.rpartition("@")
+        return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}"))
+
+    def cut_replies_after(self, size_bytes: int) -> None:
+        """Reset each connection once the server has sent this many bytes more on it."""
+        self._cut_after = size_bytes
+
+    def reset_connections(self) -> None:
+        """End every connection with a RST, as a dying host does."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            for side in pair:
+                with contextlib.suppress(OSError):
+                    side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    side.shutdown(socket.SHUT_RD)
+                with contextlib.suppress(OSError):
+                    side.close()
+
+    def close(self) -> None:
+        """Stop listening and end every connection."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.reset_connections()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.mode == "refuse":
+                client.close()
+                continue
+            try:
+                server = socket.create_connection(self._target, timeout=5)
+            except OSError:
+                client.close()
+                continue
+            server.settimeout(None)
+            pair = (client, server)
+            with self._lock:
+                self._pairs.add(pair)
+            threading.Thread(target=self._pump, args=(client, server, pair, False), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, pair, True), daemon=True).start()
+
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        pair: tuple[socket.socket, socket.socket],
+        reply: bool,
+    ) -> None:
+        passed = 0
+        pause = threading.Event()
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                if self.mode == "blackhole":
+                    continue
+                if reply and self.delay_seconds:
+                    pause.wait(self.delay_seconds)
+                if reply and self._cut_after is not None and passed + len(piece) > self._cut_after:
+                    self._cut_after = None
+                    break
+                passed += len(piece)
+                sink.sendall(piece)
+        for side in pair:
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+            side.close()
+        with self._lock:
+            self._pairs.discard(pair)

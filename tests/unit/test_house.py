@@ -1,0 +1,55 @@
+"""The house: who may import whom, where drivers live, how SQL is kept."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.statements import SQL_FOLDER, load_statements
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("gateway", "ingestor", "rollup_worker", "export_worker")
+BORDERS = {
+    "psycopg2": {"shared/db.py"},
+    "pika": {"shared/amqp.py"},
+    "redis": {"gateway/freshness_cache.py"},
+    "minio": {"shared/object_store.py"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the top-level package of every import in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.partition(".")[0]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_imports_no_other_service(service: str) -> None:
+    others = set(SERVICES) - {service}
+    files = list((ROOT / service).rglob("*.py"))
+    assert files
+    assert {str(path): found for path in files if (found := others & set(imports(path)))} == {}
+
+
+def test_shared_imports_no_service() -> None:
+    files = list((ROOT / "shared").rglob("*.py"))
+    assert {str(path): found for path in files if (found := set(SERVICES) & set(imports(path)))} == {}
+
+
+@pytest.mark.parametrize("driver", sorted(BORDERS))
+def test_a_driver_is_imported_only_at_its_border(driver: str) -> None:
+    files = [path for folder in ("shared", *SERVICES) for path in (ROOT / folder).rglob("*.py")]
+    users = {str(path.relative_to(ROOT)) for path in files if driver in set(imports(path))}
+    assert users == BORDERS[driver]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SQL_FOLDER.glob("*.sql")))
+def test_every_statement_says_what_it_is_for(name: str) -> None:
+    statements = load_statements(name)
+    assert statements
+    for statement, text in statements.items():
+        assert text.startswith("-- "), f"{statement} in sql/{name} has no purpose line"
