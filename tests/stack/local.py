@@ -1,0 +1,195 @@
+"""The local servers together: started side by side, the database prepared, the settings that follow."""
+
+import os
+import secrets
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg2
+from psycopg2 import sql
+
+from tests.stack import machine, servers
+from tests.stack.machine import StackError
+from tests.stack.servers import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROCESS_ROLES = {
+    "INGESTOR": "analytics_ingestor",
+    "ROLLUP_WORKER": "analytics_rollup_worker",
+    "EXPORT_WORKER": "analytics_export_worker",
+    "GATEWAY": "analytics_gateway",
+}
+"""The database role of each process, by the prefix of the setting that carries its URL."""
+
+Say = Callable[[str], None]
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+class LocalStack:
+    """Starts what the environment does not already name, and stops it.
+
+    home: a folder for data, logs and programs. durable: keep fsync on. The settings hold the
+    contract's names for the running servers, and ADMIN_DATABASE_URL when PostgreSQL is a local one.
+    """
+
+    def __init__(
+        self, home: Path, *, durable: bool = True, environ: Mapping[str, str] = os.environ, say: Say = quiet
+    ) -> None:
+        home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        home.chmod(0o711)  # the servers' user passes through to its own private folder and sees nothing else
+        if not machine.reachable(home / "x", machine.server_user_id()):
+            raise StackError(f"the servers' user cannot enter {home}: choose a folder it can reach")
+        self.home = home
+        self.logs = home / "logs"
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+        self._programs = home / "programs"
+        self._programs.mkdir(mode=0o755, exist_ok=True)
+        self._durable = durable
+        self._environ = environ
+        self._say = say
+        self._passwords = {prefix: secrets.token_urlsafe(18) for prefix in PROCESS_ROLES}
+        self.servers: dict[str, Server] = {}
+        self.settings: dict[str, str] = {}
+
+    def start(self) -> Self:
+        """Start the servers side by side. Raises StackError that says what failed and where it logged."""
+        starts: dict[str, Callable[[], list[Server]]] = {
+            "DATABASE_URL": self._start_postgres,
+            "RABBITMQ_URL": lambda: servers.start_rabbitmq(
+                self.home / "rabbitmq", self.logs / "rabbitmq.log"
+            ),
+            "REDIS_URL": lambda: [
+                servers.start_valkey(self.home / "redis", self.logs / "redis.log", self._programs)
+            ],
+            "S3_ENDPOINT": lambda: [
+                servers.start_seaweedfs(self.home / "s3", self.logs / "s3.log", self._programs)
+            ],
+        }
+        wanted = {name: start for name, start in starts.items() if not self._environ.get(name)}
+        self.settings |= {
+            name: value for name, value in self._environ.items() if name in starts or name.startswith("S3_")
+        }
+        try:
+            with ThreadPoolExecutor() as pool:
+                for future in [pool.submit(self._timed, start) for start in wanted.values()]:
+                    future.result()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _start_postgres(self) -> list[Server]:
+        return [
+            servers.start_postgres(
+                self.home / "postgres", self.logs / "postgres.log", self._programs, durable=self._durable
+            )
+        ]
+
+    def _timed(self, start: Callable[[], list[Server]]) -> None:
+        began = time.monotonic()
+        started = start()
+        for server in started:
+            self.servers[server.name] = server
+            self.settings |= server.settings
+        self._say(f"{started[-1].name} is up after {time.monotonic() - began:.1f} s")
+
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """Create a database and return its owner's URL (here: the administrator's)."""
+        url = self.settings["ADMIN_DATABASE_URL"]
+        with _session(f"{url}/postgres") as cur:
+            cur.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+        return f"{url}/{name}"
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, whoever is still connected."""
+        with _session(f"{self.settings['ADMIN_DATABASE_URL']}/postgres") as cur:
+            cur.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def create_logins(self) -> None:
+        """Create a login for each process in the role the migrations made for it."""
+        with _session(f"{self.settings['ADMIN_DATABASE_URL']}/postgres") as cur:
+            for prefix, role in PROCESS_ROLES.items():
+                login = sql.Identifier(prefix.lower())
+                cur.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(login))
+                cur.execute(
+                    sql.SQL("CREATE ROLE {} LOGIN PASSWORD %s IN ROLE {}").format(
+                        login, sql.Identifier(role)
+                    ),
+                    (self._passwords[prefix],),
+                )
+
+    def process_urls(self, database_url: str) -> dict[str, str]:
+        """Return the settings that give each process its own login to a database."""
+        parts = urlsplit(database_url)
+        return {
+            f"{prefix}_DATABASE_URL": urlunsplit(
+                parts._replace(netloc=f"{prefix.lower()}:{password}@{parts.hostname}:{parts.port}")
+            )
+            for prefix, password in self._passwords.items()
+        }
+
+    def prepare_database(self, name: str = "analytics") -> None:
+        """Make the settings name a migrated database, with a login for each process when it is ours."""
+        if self._environ.get("DATABASE_URL"):
+            migrate(self.settings["DATABASE_URL"])
+            return
+        self.settings["DATABASE_URL"] = self.create_database(name)
+        migrate(self.settings["DATABASE_URL"])
+        self.create_logins()
+        self.settings |= self.process_urls(self.settings["DATABASE_URL"])
+
+    def write_env(self, path: Path, **more: str) -> None:
+        """Write the settings as lines that a shell can source; only this user may read them."""
+        lines = [f"{name}={shlex.quote(value)}" for name, value in sorted({**self.settings, **more}.items())]
+        path.touch(mode=0o600)
+        path.write_text("\n".join(lines) + "\n")
+
+    def stop(self) -> None:
+        """Stop every server, side by side; the port mapper last."""
+        mapper = self.servers.pop("epmd", None)
+        if self.servers:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(Server.stop, self.servers.values()))
+        if mapper is not None:
+            mapper.stop()
+        self.servers = {}
+
+
+def migrate(database_url: str) -> None:
+    """Bring a database's schema up to date. Raises StackError with what the command said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "shared.migrate"],
+        cwd=ROOT, env={**os.environ, "DATABASE_URL": database_url, "LOG_FORMAT": "console"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise StackError(f"the migrations failed:\n{done.stderr}")
+
+
+class _session:  # noqa: N801  reads as a function
+    """A cursor in autocommit, closed with its connection at the end of the block."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = psycopg2.connect(url)
+        self._connection.autocommit = True
+
+    def __enter__(self) -> psycopg2.extensions.cursor:
+        return self._connection.cursor()
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()

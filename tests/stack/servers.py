@@ -1,0 +1,254 @@
+"""How each server is started, told to be ready, and stopped."""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pika
+import psycopg2
+import urllib3
+
+from tests.stack import machine
+from tests.stack.machine import StackError
+
+
+@dataclass
+class Server:
+    """A server below its guard."""
+
+    name: str
+    log: Path
+    guard: subprocess.Popen[bytes]
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def wait_ready(self, ready: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until it answers. Raises StackError with its log's end when it does not."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self.guard.poll() is not None or time.monotonic() > deadline:
+                tail = "\n    ".join(self.log.read_text(errors="replace").splitlines()[-15:])
+                raise StackError(f"{self.name} did not start; the end of {self.log}:\n    {tail}")
+            time.sleep(0.05)
+
+    def signal_server(self, number: signal.Signals) -> None:
+        """Send a signal to the server's process group: SIGSTOP, SIGCONT or SIGKILL in drills."""
+        [child] = Path(f"/proc/{self.guard.pid}/task/{self.guard.pid}/children").read_text().split()
+        os.killpg(int(child), number)
+
+    def stop(self) -> None:
+        """Let the guard end it, and wait for that."""
+        with contextlib.suppress(OSError):
+            if self.guard.stdin:
+                self.guard.stdin.close()
+        self.guard.wait(timeout=40)
+
+
+def start(
+    name: str,
+    command: list[str],
+    log: Path,
+    *,
+    folder: Path,
+    environ: Mapping[str, str],
+    stop_signal: signal.Signals = signal.SIGTERM,
+    grace_seconds: float = 10,
+) -> Server:
+    """Start a command below a guard, as the servers' user, in a folder, logging to a file."""
+    arguments = [
+        sys.executable,
+        str(Path(__file__).with_name("guard.py")),
+        str(int(stop_signal)),
+        str(grace_seconds),
+    ]
+    with log.open("ab") as output:
+        guard = subprocess.Popen(
+            [*arguments, str(machine.server_user_id()), *command],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8", **environ},
+            start_new_session=True,
+        )
+    return Server(name, log, guard)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def start_postgres(folder: Path, log: Path, programs: Path, *, durable: bool = True) -> Server:
+    """Start PostgreSQL; the settings hold ADMIN_DATABASE_URL, a superuser's. durable=False: no fsync."""
+    user_id = machine.server_user_id()
+    password = secrets.token_urlsafe(18)
+    [port] = machine.free_ports(1)
+    initdb = machine.usable(machine.postgres_folder() / "initdb", user_id, programs)
+    data = machine.give(folder, user_id) / "data"
+    identity: dict[str, Any] = {} if user_id < 0 else {"user": user_id, "group": user_id, "extra_groups": []}
+    if not data.exists():
+        password_file = folder / "password"
+        password_file.write_text(password)
+        if user_id >= 0:
+            os.chown(password_file, user_id, user_id)
+        made = subprocess.run(
+            [str(initdb), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C",
+             f"--pwfile={password_file}", "--no-sync", "--no-instructions"],
+            cwd=folder, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, capture_output=True, text=True,
+            check=False, **identity,
+        )  # fmt: skip
+        password_file.unlink()
+        if made.returncode:
+            raise StackError(f"initdb failed: {made.stderr.strip()}")
+    options = {
+        "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(folder),
+        "shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "200", "timezone": "UTC",
+    }  # fmt: skip
+    if not durable:
+        options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    if (initdb.parent.parent / "lib").exists() and any(initdb.parent.parent.glob("lib/**/timescaledb.so")):
+        options |= {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off"}
+    command = [str(initdb.with_name("postgres")), "-D", str(data)]
+    for name, value in options.items():
+        command += ["-c", f"{name}={value}"]
+    server = start("PostgreSQL", command, log, folder=folder, environ={}, stop_signal=signal.SIGINT)
+    url = f"postgresql://postgres:{password}@127.0.0.1:{port}"
+    server.settings = {"ADMIN_DATABASE_URL": url}
+
+    def ready() -> bool:
+        try:
+            psycopg2.connect(f"{url}/postgres", connect_timeout=2).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    server.wait_ready(ready)
+    return server
+
+
+def start_rabbitmq(folder: Path, log: Path) -> list[Server]:
+    """Start RabbitMQ and the port mapper it needs; the settings hold RABBITMQ_URL."""
+    machine.give(folder, machine.server_user_id())
+    port, dist_port, epmd_port = machine.free_ports(3)
+    password = secrets.token_urlsafe(18)
+    config = folder / "rabbitmq.conf"
+    config.write_text(
+        f"listeners.tcp.1 = 127.0.0.1:{port}\ndefault_user = fleet\ndefault_pass = {password}\n"
+        "default_user_tags.administrator = true\nlog.file = false\n"
+        "log.console = true\nlog.console.level = warning\n"
+        "disk_free_limit.absolute = 50MB\n"
+    )
+    (folder / "enabled_plugins").write_text("[].\n")
+    for path in (config, folder / "enabled_plugins"):
+        path.chmod(0o644)
+    epmd_environ = {"ERL_EPMD_PORT": str(epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1"}
+    epmd = start(
+        "epmd", [str(machine.epmd_program()), "-port", str(epmd_port), "-address", "127.0.0.1"],
+        log.with_name("epmd.log"), folder=folder, environ=epmd_environ, grace_seconds=2,
+    )  # fmt: skip
+    environ = epmd_environ | {
+        "HOME": str(folder),
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_CONFIG_FILE": str(config),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_PID_FILE": str(folder / "rabbitmq.pid"),
+        "RABBITMQ_NODENAME": f"stack{port}@localhost",
+        "RABBITMQ_DIST_PORT": str(dist_port),
+        # Two cores are shared with everything else: busy waiting schedulers would take them.
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none"
+        " -kernel inet_dist_use_interface {127,0,0,1}",
+    }
+    server = start(
+        "RabbitMQ", [str(machine.rabbitmq_folder() / "rabbitmq-server")], log, folder=folder, environ=environ
+    )  # fmt: skip
+    url = f"amqp://fleet:{password}@127.0.0.1:{port}/%2F"
+    server.settings = {"RABBITMQ_URL": url}
+
+    def ready() -> bool:
+        if not _accepts(port):
+            return False
+        try:
+            pika.BlockingConnection(pika.URLParameters(url)).close()
+        except pika.exceptions.AMQPError:
+            return False
+        return True
+
+    server.wait_ready(ready)
+    return [epmd, server]
+
+
+def start_valkey(folder: Path, log: Path, programs: Path) -> Server:
+    """Start Valkey; the settings hold REDIS_URL."""
+    user_id = machine.server_user_id()
+    machine.give(folder, user_id)
+    [port] = machine.free_ports(1)
+    password = secrets.token_urlsafe(18)
+    config = folder / "valkey.conf"
+    config.write_text(
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\nappendonly no\nmaxmemory 64mb\n'
+        "maxmemory-policy allkeys-lru\n"
+    )
+    config.chmod(0o644)
+    program = machine.usable(machine.valkey_program(), user_id, programs)
+    server = start("Redis", [str(program), str(config)], log, folder=folder, environ={})
+    server.settings = {"REDIS_URL": f"redis://:{password}@127.0.0.1:{port}/0"}
+    server.wait_ready(lambda: _accepts(port))
+    return server
+
+
+def start_seaweedfs(folder: Path, log: Path, programs: Path) -> Server:
+    """Start SeaweedFS's S3 server; the settings hold S3_ENDPOINT, its keys and S3_SECURE."""
+    user_id = machine.server_user_id()
+    machine.give(folder, user_id)
+    s3, master, filer, volume, admin = machine.free_ports(5)
+    access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
+    (folder / "security.toml").write_text(
+        "".join(
+            f'[jwt.{part}]\nkey = "{secrets.token_hex(16)}"\n'
+            for part in ("signing", "signing.read", "filer_signing", "filer_signing.read")
+        )
+    )
+    (folder / "security.toml").chmod(0o644)
+    program = machine.usable(machine.weed_program(), user_id, programs)
+    command = [
+        str(program), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}",
+        f"-master.port={master}", f"-filer.port={filer}", f"-volume.port={volume}", f"-admin.port={admin}",
+        "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-s3.autoCreateBucket=false", f"-s3.localSocket={folder}/s3.sock",
+    ]  # fmt: skip
+    environ = {
+        "HOME": str(folder), "GOMEMLIMIT": "512MiB",
+        "AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key,
+    }  # fmt: skip
+    # It may take half a minute over SIGTERM, and its data outlive SIGKILL.
+    server = start("S3", command, log, folder=folder, environ=environ, grace_seconds=2)
+    server.settings = {
+        "S3_ENDPOINT": f"127.0.0.1:{s3}", "S3_SECURE": "false",
+        "S3_ACCESS_KEY": access_key, "S3_SECRET_KEY": secret_key,
+    }  # fmt: skip
+    http = urllib3.PoolManager(retries=False, timeout=2)
+
+    def ready() -> bool:
+        try:
+            return http.request("GET", f"http://127.0.0.1:{s3}/").status in {200, 403}
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    server.wait_ready(ready)
+    return server
