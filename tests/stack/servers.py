@@ -61,6 +61,7 @@ def start(
     environ: Mapping[str, str],
     stop_signal: signal.Signals = signal.SIGTERM,
     grace_seconds: float = 10,
+    as_server_user: bool = True,
 ) -> Server:
     """Start a command below a guard, as the servers' user, in a folder, logging to a file."""
     arguments = [
@@ -71,7 +72,7 @@ def start(
     ]
     with log.open("ab") as output:
         guard = subprocess.Popen(
-            [*arguments, str(machine.server_user_id()), *command],
+            [*arguments, str(machine.server_user_id() if as_server_user else -1), *command],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -104,8 +105,8 @@ def start_postgres(folder: Path, log: Path, programs: Path, *, durable: bool = T
         if user_id >= 0:
             os.chown(password_file, user_id, user_id)
         made = subprocess.run(
-            [str(initdb), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C",
-             f"--pwfile={password_file}", "--no-sync", "--no-instructions"],
+            [str(initdb), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8",
+             "--locale=C", f"--pwfile={password_file}", "--no-sync", "--no-instructions"],
             cwd=folder, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, capture_output=True, text=True,
             check=False, **identity,
         )  # fmt: skip
@@ -226,14 +227,14 @@ def start_seaweedfs(folder: Path, log: Path, programs: Path) -> Server:
     (folder / "security.toml").chmod(0o644)
     program = machine.usable(machine.weed_program(), user_id, programs)
     command = [
-        str(program), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}",
+        str(program), f"-logdir={folder}", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}",
         f"-master.port={master}", f"-filer.port={filer}", f"-volume.port={volume}", f"-admin.port={admin}",
         "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
         "-s3.port.iceberg=0", "-s3.port.lance=0",
         "-s3.autoCreateBucket=false", f"-s3.localSocket={folder}/s3.sock",
     ]  # fmt: skip
     environ = {
-        "HOME": str(folder), "GOMEMLIMIT": "512MiB",
+        "HOME": str(folder), "TMPDIR": str(folder), "GOMEMLIMIT": "512MiB",
         "AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key,
     }  # fmt: skip
     # It may take half a minute over SIGTERM, and its data outlive SIGKILL.

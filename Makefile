@@ -1,0 +1,53 @@
+# `make demo` shows the whole system at work, `make test` proves it. Both install what is missing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo up down test check bench lock clean system-packages test-packages
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(BIN)/.installed system-packages  ## start everything, publish traffic, show what came of it (Ctrl-C ends it)
+	@$(BIN)/python -m tests.demo
+
+up: $(BIN)/.installed system-packages  ## servers and fleet in the background; settings in .stack/env
+	@$(BIN)/python -m tests.stack up
+
+down: $(BIN)/.installed  ## stop what `make up` started
+	@$(BIN)/python -m tests.stack down
+
+test: $(BIN)/.installed system-packages test-packages  ## every test, against real servers it starts itself
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(BIN)/.installed  ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(BIN)/.installed system-packages  ## the benchmark table, also written to bench-results.txt
+	@$(BIN)/python -m tests.benchmarks
+
+lock: $(BIN)/.installed  ## pin the newest allowed dependencies
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --upgrade --universal --python-version 3.11 --generate-hashes --no-header -o requirements-dev.lock
+
+clean: down  ## remove what the targets above made
+	rm -rf .venv .stack .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results.txt
+
+# Again whenever the lock changes.
+$(BIN)/.installed: requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || sh tests/stack/install.sh python3-venv
+	@echo "installing Python packages into .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+system-packages:
+	@[ -n "$$RABBITMQ_URL" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || sh tests/stack/install.sh rabbitmq-server
+
+test-packages:
+	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null \
+		|| sh tests/stack/install.sh prometheus prometheus-alertmanager
