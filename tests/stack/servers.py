@@ -29,6 +29,8 @@ class Server:
     log: Path
     guard: subprocess.Popen[bytes]
     settings: dict[str, str] = field(default_factory=dict)
+    leftovers: list[Path] = field(default_factory=list)
+    """Files it leaves outside its folder, removed when it has stopped."""
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float = 60) -> None:
         """Wait until it answers. Raises StackError with its log's end when it does not."""
@@ -50,6 +52,8 @@ class Server:
             if self.guard.stdin:
                 self.guard.stdin.close()
         self.guard.wait(timeout=40)
+        for path in self.leftovers:
+            path.unlink(missing_ok=True)
 
 
 def start(
@@ -227,7 +231,8 @@ def start_seaweedfs(folder: Path, log: Path, programs: Path) -> Server:
     (folder / "security.toml").chmod(0o644)
     program = machine.usable(machine.weed_program(), user_id, programs)
     command = [
-        str(program), f"-logdir={folder}", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.port={s3}",
+        str(program), f"-logdir={folder}", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-s3.port={s3}",
         f"-master.port={master}", f"-filer.port={filer}", f"-volume.port={volume}", f"-admin.port={admin}",
         "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
         "-s3.port.iceberg=0", "-s3.port.lance=0",
@@ -243,6 +248,11 @@ def start_seaweedfs(folder: Path, log: Path, programs: Path) -> Server:
         "S3_ENDPOINT": f"127.0.0.1:{s3}", "S3_SECURE": "false",
         "S3_ACCESS_KEY": access_key, "S3_SECRET_KEY": secret_key,
     }  # fmt: skip
+    # Its parts talk through sockets whose place cannot be chosen.
+    server.leftovers = [
+        Path(f"/tmp/seaweedfs-{part}-grpc-{port + 10_000}.sock")  # noqa: S108
+        for part, port in (("master", master), ("volume", volume), ("filer", filer), ("s3", s3))
+    ]
     http = urllib3.PoolManager(retries=False, timeout=2)
 
     def ready() -> bool:

@@ -1,0 +1,74 @@
+"""`make demo`: starts everything, publishes traffic, shows what came of it, and keeps running.
+
+Ctrl-C ends it. With DEMO_EXIT=1 it ends by itself: exit code 0 when every number added up, 1 when
+one did not.
+"""
+
+import os
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+
+from tests.acceptance.books import Books
+from tests.api import Api
+from tests.demo.report import Report
+from tests.demo.scenes import SCENES, Stage
+from tests.stack.__main__ import say
+from tests.stack.fleet import LocalFleet
+from tests.stack.machine import StackError
+
+
+def main() -> int:
+    """Run the demo; 0 when everything added up."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    fleet = LocalFleet(say)
+    try:
+        fleet.start()
+        report = Report()
+        _play(fleet, report)
+        report.commands(fleet.urls["GATEWAY_URL"], report.example_org)
+        if os.environ.get("DEMO_EXIT") == "1":
+            return report.verdict()
+        say("still running; press Ctrl-C to stop everything")
+        fleet.wait()
+    except KeyboardInterrupt:
+        say("stopping")
+        return 0
+    except (StackError, AssertionError) as error:
+        sys.stderr.write(f"\nthe demo failed: {error}\n")
+        return 1
+    finally:
+        fleet.stop()
+    return 1
+
+
+def _play(fleet: LocalFleet, report: Report) -> None:
+    """Play the scenes one after another on the running fleet."""
+    settings = fleet.stack.settings
+    books = Books(
+        settings["DATABASE_URL"], settings["RABBITMQ_URL"], "analytics.usage.v1", "analytics.usage.v1.dlq"
+    )
+    now = datetime.now(UTC)
+    stage = Stage(
+        api=Api(fleet.urls["GATEWAY_URL"]),
+        books=books,
+        urls=fleet.urls,
+        settings=settings,
+        start=now - timedelta(days=3),
+        end=now,
+        say=say,
+        report=report,
+    )
+    try:
+        for scene in SCENES:
+            scene(stage)
+    finally:
+        books.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
