@@ -1,12 +1,13 @@
-"""The border to RabbitMQ: connection parameters, the topology, and errors in our own words."""
+"""The border to RabbitMQ: connections and how they come back, the topology, errors in our own words."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pika
 import pika.exceptions
+from pika.adapters.select_connection import IOLoop
 
 from shared.errors import BrokerUnavailable
 from shared.settings import BrokerSettings
@@ -17,6 +18,12 @@ HEARTBEAT_SECONDS = 20
 # Redeliveries before the broker itself dead-letters a message. High on purpose: it counts crashes of
 # consumers, which hit innocent messages; poison is found and dead-lettered by the ingestor.
 DELIVERY_LIMIT = 200
+
+# For the dead-letter queue there is nothing behind the limit: what passes it would be lost.
+NO_DELIVERY_LIMIT = 1_000_000_000
+
+Loop: TypeAlias = IOLoop
+"""pika's event loop: call_later, remove_timeout, add_callback_threadsafe, start, stop."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,11 @@ def declare(channel: Any, topology: Topology) -> None:
     Raises pika's ChannelClosedByBroker where they exist with other arguments.
     """
     channel.exchange_declare(topology.dead_letter_exchange, exchange_type="topic", durable=True)
-    channel.queue_declare(topology.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
+    channel.queue_declare(
+        topology.dead_letter_queue,
+        durable=True,
+        arguments={"x-queue-type": "quorum", "x-delivery-limit": NO_DELIVERY_LIMIT},
+    )
     channel.queue_bind(topology.dead_letter_queue, topology.dead_letter_exchange, routing_key="#")
     channel.exchange_declare(topology.exchange, exchange_type="topic", durable=True)
     channel.queue_declare(
@@ -72,6 +83,134 @@ def declare(channel: Any, topology: Topology) -> None:
         },
     )
     channel.queue_bind(topology.queue, topology.exchange, routing_key="#")
+
+
+def persistent(
+    *,
+    headers: Mapping[str, Any] | None = None,
+    message_id: str | None = None,
+    correlation_id: str | None = None,
+    timestamp: int | None = None,
+) -> pika.BasicProperties:
+    """Return the properties of a JSON message that survives a restart of the broker.
+
+    timestamp: Unix time in seconds.
+    """
+    return pika.BasicProperties(
+        content_type="application/json",
+        delivery_mode=2,
+        headers=dict(headers or {}),
+        message_id=message_id,
+        correlation_id=correlation_id,
+        timestamp=timestamp,
+    )
+
+
+class Session:
+    """One connection with one channel on a loop, opened again after a pause whenever either is lost.
+
+    For the loop's thread alone. With a channel come new delivery tags and no consumers: on_open gets
+    each new channel and sets up everything, on_lost (once for each attempt that failed or ended, but
+    not for close) gives up what belonged to it.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        connection_parameters: pika.URLParameters,
+        *,
+        pause_seconds: Callable[[], float],
+        on_open: Callable[[Any], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.channel: Any = None
+        self._loop = loop
+        self._parameters = connection_parameters
+        self._pause_seconds = pause_seconds
+        self._on_open = on_open
+        self._on_lost = on_lost
+        self._connection: Any = None
+        self._timer: Any = None
+        self._closing = False
+        self._lost = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing of the session is left: after close(), or before open()."""
+        return self._connection is None and self._timer is None
+
+    def open(self) -> None:
+        """Begin to connect; the rest happens in the loop."""
+        self._timer = None
+        self._lost = False
+        self._connection = pika.SelectConnection(
+            self._parameters,
+            on_open_callback=self._connected,
+            on_open_error_callback=self._disconnected,
+            on_close_callback=self._disconnected,
+            custom_ioloop=self._loop,
+        )
+
+    def restart(self, reason: str) -> None:
+        """Give the channel up and begin again with a new connection."""
+        self._lose(reason)
+        if self._connection is not None and not (self._connection.is_closing or self._connection.is_closed):
+            self._connection.close()
+
+    def close(self) -> None:
+        """Close for good; is_closed tells when that is done."""
+        self._closing = True
+        if self._timer is not None:
+            self._loop.remove_timeout(self._timer)
+            self._timer = None
+        self.restart("closed by this process")
+
+    def _connected(self, connection: Any) -> None:
+        connection.channel(on_open_callback=self._channel_opened)
+
+    def _channel_opened(self, channel: Any) -> None:
+        channel.add_on_close_callback(self._channel_closed)
+        self.channel = channel
+        self._on_open(channel)
+
+    def _channel_closed(self, channel: Any, reason: Exception) -> None:
+        # The broker may close the channel alone and leave the connection open.
+        if channel is self.channel:
+            self.restart(_in_words(reason))
+
+    def _disconnected(self, _connection: Any, reason: BaseException) -> None:
+        self._connection = None
+        self._lose(_in_words(reason))
+        if not self._closing:
+            self._timer = self._loop.call_later(self._pause_seconds(), self.open)
+
+    def _lose(self, reason: str) -> None:
+        # A lost channel is followed by the end of its connection: one loss, told once.
+        self.channel = None
+        if not (self._lost or self._closing):
+            self._lost = True
+            self._on_lost(reason)
+
+
+def _in_words(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def blocking_channel(url: str, *, connection_name: str) -> Iterator[Any]:
+    """Lend a channel whose calls wait for the broker, with publisher confirms on.
+
+    Raises BrokerUnavailable, for pika's errors inside the block too.
+    """
+    with translated_errors():
+        connection = pika.BlockingConnection(parameters(url, connection_name=connection_name))
+        try:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            yield channel
+        finally:
+            if connection.is_open:
+                connection.close()
 
 
 @contextmanager

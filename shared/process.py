@@ -54,10 +54,14 @@ class Backoff:
 
     def wait(self, stop: Stop, dependency: str) -> bool:
         """Count a failure of the dependency and pause; return whether to stop."""
+        return stop.wait(self.pause_seconds(dependency))
+
+    def pause_seconds(self, dependency: str) -> float:
+        """Count a failure of the dependency and return how long to pause."""
         self._counter.labels(dependency=dependency).inc()
         ceiling = min(self._most_seconds, self._first_seconds * 2 ** min(self._failures, 30))
         self._failures += 1
-        return stop.wait(random.uniform(ceiling / 4, ceiling))  # noqa: S311  spreads load, guards nothing
+        return random.uniform(ceiling / 4, ceiling)  # noqa: S311  spreads load, guards nothing
 
     def reset(self) -> None:
         """Forget the failures after a success."""

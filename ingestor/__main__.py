@@ -1,0 +1,76 @@
+"""Consumes usage events: `python -m ingestor`. See `python -m ingestor --help` for the other command."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
+
+from ingestor.replay import replay
+from ingestor.service import Ingestor
+from shared.amqp import Topology
+from shared.errors import BrokerUnavailable
+from shared.logs import configure_logs
+from shared.metrics import IngestorMetrics
+from shared.probe_server import start_probe_server
+from shared.process import Stop
+from shared.settings import BrokerSettings, IngestorSettings, load_or_exit, masked
+
+
+def consume() -> int:
+    """Run the ingestor until SIGTERM or SIGINT."""
+    settings = load_or_exit(IngestorSettings, os.environ)
+    log = configure_logs(settings, "ingestor")
+    log.info("starting", **masked(settings))
+    registry = CollectorRegistry()
+    ingestor = Ingestor(settings, IngestorMetrics(registry))
+    stop = Stop.on_signals()
+    start_probe_server(settings.metrics_port, registry, ingestor.live, ingestor.ready)
+    ingestor.run(stop)
+    log.info("stopped")
+    return 0
+
+
+def replay_dead_letters(options: argparse.Namespace) -> int:
+    """Put dead letters back and say what was done."""
+    settings = load_or_exit(BrokerSettings, os.environ)
+    try:
+        summary = replay(
+            settings.rabbitmq_url,
+            Topology.of(settings),
+            limit=options.limit,
+            reason=options.reason,
+            dry_run=options.dry_run,
+        )
+    except BrokerUnavailable as error:
+        sys.stderr.write(f"RabbitMQ: {error}\nWhat was not replayed is still in the queue; run it again.\n")
+        return 1
+    sys.stdout.write(("dry run, nothing moved: " if options.dry_run else "") + summary.text() + "\n")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Choose the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ingestor",
+        description="Moves usage events from RabbitMQ into PostgreSQL, each once. Without a command it "
+        "consumes until SIGTERM. Settings come from the environment; the README lists them.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="")
+    command = commands.add_parser(
+        "replay-dead-letters",
+        help="put dead letters back into the queue of events, after their cause was mended",
+        description="Puts the dead letters that are there now back into the queue of events, oldest "
+        "first. Those that are still invalid come back as dead letters. Needs RABBITMQ_URL.",
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="replay at most N letters")
+    command.add_argument("--reason", metavar="R", help="only letters whose x-reason is R")
+    command.add_argument("--dry-run", action="store_true", help="count by reason, move nothing")
+    command.set_defaults(run=replay_dead_letters)
+    options = parser.parse_args(arguments)
+    return options.run(options) if "run" in options else consume()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,173 @@
+"""Batches: gathering messages until there are enough, and judging their events. No I/O here."""
+
+import traceback
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from shared.buckets import rfc3339
+from shared.events import Event, InvalidEvent, decode_event, split_message
+
+# A batch of large messages closes early, so that two or three batches in hand stay small in memory.
+BATCH_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """A delivered message, its body cut into the JSON texts of its events; not cut if it cannot be."""
+
+    delivery_tag: int
+    routing_key: str
+    properties: Any
+    elements: list[bytes]
+    size_bytes: int
+    fault: InvalidEvent | None = None
+
+    @classmethod
+    def of(cls, delivery_tag: int, routing_key: str, properties: Any, body: bytes) -> "Message":
+        """Cut a body into events."""
+        try:
+            return cls(delivery_tag, routing_key, properties, split_message(body), len(body))
+        except InvalidEvent as fault:
+            return cls(delivery_tag, routing_key, properties, [body], len(body), fault)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Messages that are committed and acknowledged together, in the order of their delivery tags.
+
+    received_at: when its first message reached this process. abandoned: the channel the messages came
+    by is gone, so they will come again; whoever holds the batch may drop it.
+    """
+
+    received_at: datetime
+    messages: list[Message] = field(default_factory=list)
+    events: int = 0
+    size_bytes: int = 0
+    abandoned: bool = False
+
+    def add(self, message: Message) -> None:
+        """Take a message in."""
+        self.messages.append(message)
+        self.events += len(message.elements)
+        self.size_bytes += message.size_bytes
+
+    def has_room_for(self, message: Message, most_events: int) -> bool:
+        """Whether the message fits. A message is one commit and one ack, so it is never split: one
+        with more events than most_events makes a batch of its own.
+        """
+        return not self.messages or (
+            self.events + len(message.elements) <= most_events
+            and self.size_bytes + message.size_bytes <= BATCH_BYTES
+        )
+
+    def is_full(self, most_events: int) -> bool:
+        """Whether nothing more fits."""
+        return self.events >= most_events or self.size_bytes >= BATCH_BYTES
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """An event to store, once for all its copies in the batch.
+
+    copies: further events of the batch with the same identity; content_conflicts: those of them that
+    differ from this one, which came first.
+    """
+
+    event: Event
+    message: Message
+    raw: bytes
+    copies: list[tuple[Message, bytes]] = field(default_factory=list)
+    content_conflicts: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeadLetter:
+    """An event that cannot be stored, with its reason: a short word group and a sentence."""
+
+    message: Message
+    body: bytes
+    reason: str
+    detail: str
+    first_seen: str
+
+
+@dataclass(slots=True, eq=False)
+class Judged:
+    """What a batch's events are: rows in key order, and those that can never be rows."""
+
+    rows: list[Row]
+    dead_letters: list[DeadLetter]
+
+
+def judge(batch: Batch) -> Judged:
+    """Check every event of a batch and put equal identities together, the first delivered wins.
+
+    The rows are in the order of their keys: two ingestors that store the same events then take their
+    locks in the same order.
+    """
+    rows: dict[tuple[str, str], Row] = {}
+    dead_letters: list[DeadLetter] = []
+    now = batch.received_at
+    for message in batch.messages:
+        if message.fault is not None:
+            dead_letters.append(_refused(batch, message, message.elements[0], message.fault))
+            continue
+        for raw in message.elements:
+            try:
+                event = decode_event(raw, now)
+            except InvalidEvent as fault:
+                dead_letters.append(_refused(batch, message, raw, fault))
+                continue
+            except Exception:  # noqa: BLE001  a bug in our checks must not stop the events around it
+                trace = traceback.format_exc()
+                dead_letters.append(dead_letter(batch, message, raw, "internal-error", trace))
+                continue
+            row = rows.setdefault((event.event_id, event.org_id), Row(event, message, raw))
+            if row.event is not event:
+                row.copies.append((message, raw))
+                row.content_conflicts += row.event.content_digest != event.content_digest
+    return Judged([rows[key] for key in sorted(rows)], dead_letters)
+
+
+def _refused(batch: Batch, message: Message, raw: bytes, fault: InvalidEvent) -> DeadLetter:
+    return dead_letter(batch, message, raw, fault.reason, fault.detail)
+
+
+def dead_letter(batch: Batch, message: Message, raw: bytes, reason: str, detail: str) -> DeadLetter:
+    """Make a dead letter; one that was replayed keeps the time it was first seen."""
+    headers = message.properties.headers or {}
+    first_seen = headers.get("x-first-seen") or rfc3339(batch.received_at)
+    return DeadLetter(message, bytes(raw), reason, detail, str(first_seen))
+
+
+class Prefetch:
+    """How many messages to ask the broker for, by their size so far.
+
+    Enough for three batches (one being written, one waiting, one being gathered), but not more than
+    fit in target_bytes. The first guess is low: nothing is known yet, and a message may be 1 MiB.
+    """
+
+    FIRST = 200
+    MOST = 65_535  # the protocol's
+
+    def __init__(self, batch_size: int, target_bytes: int) -> None:
+        self._batch_size = batch_size
+        self._target_bytes = target_bytes
+        self._message_bytes = 0.0
+        self._message_events = 0.0
+
+    def observe(self, messages: int, events: int, size_bytes: int) -> None:
+        """Learn from messages that came: the newest count as much as all before them."""
+        weight = 0.5 if self._message_bytes else 1.0
+        self._message_bytes += (size_bytes / messages - self._message_bytes) * weight
+        self._message_events += (events / messages - self._message_events) * weight
+
+    @property
+    def messages(self) -> int:
+        """The number to ask for."""
+        if not self._message_bytes:
+            return self.FIRST
+        by_events = 3 * self._batch_size / self._message_events
+        by_bytes = self._target_bytes / self._message_bytes
+        return int(min(max(min(by_events, by_bytes), 1), self.MOST))

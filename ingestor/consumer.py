@@ -1,0 +1,327 @@
+"""Takes messages from the queue, hands batches to the writer, and acknowledges what is committed.
+
+One thread runs the loop and owns the connection, so heartbeats go on while a commit is slow. A
+message is acknowledged once all its valid events are committed and all its invalid ones are confirmed
+as dead letters. With one writer batches commit in the order of their delivery tags, so one ack tells
+of a whole batch. A lost channel takes its delivery tags with it: what was in hand comes again.
+"""
+
+import time
+import uuid
+from collections import Counter, deque
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import structlog
+
+from ingestor.batch import Batch, Message, Prefetch
+from ingestor.dead_letters import DeadLetterPublisher
+from ingestor.store import Outcome
+from ingestor.writer import Writer
+from shared.amqp import Loop, Session, Topology, declare, parameters
+from shared.clock import Clock, utc_now
+from shared.metrics import IngestorMetrics
+from shared.process import Backoff
+
+# Message bodies in hand: what is asked for, and what is never passed.
+HAND_TARGET_BYTES = 12 * 1024 * 1024
+HAND_MOST_BYTES = 24 * 1024 * 1024
+
+# A batch whose dead letters are not confirmed by then is acknowledged without their messages.
+SLOW_CONFIRM_SECONDS = 2.0
+
+
+class _Settlement:
+    """A committed batch on its way to its acknowledgement.
+
+    held: by delivery tag, how many dead letters of the message are not confirmed yet. one_by_one: the
+    other messages were acknowledged each for itself, and so will be the held ones.
+    """
+
+    def __init__(self, batch: Batch, outcome: Outcome) -> None:
+        self.batch = batch
+        self.size_bytes = batch.size_bytes
+        self.held = Counter(letter.message.delivery_tag for letter in outcome.dead_letters)
+        self.committed_at = time.monotonic()
+        self.one_by_one = False
+
+
+class Consumer:
+    """Consumes until drained. For the loop's thread alone."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        url: str,
+        topology: Topology,
+        metrics: IngestorMetrics,
+        dead_letters: DeadLetterPublisher,
+        *,
+        batch_size: int,
+        batch_timeout: timedelta,
+        connection_name: str,
+        clock: Clock = utc_now,
+    ) -> None:
+        self.fault: str | None = "not connected yet"
+        self.writer: Writer
+        self._loop = loop
+        self._topology = topology
+        self._metrics = metrics
+        self._dead_letters = dead_letters
+        self._batch_size = batch_size
+        self._batch_timeout_seconds = batch_timeout.total_seconds()
+        self._clock = clock
+        self._log = structlog.get_logger("ingestor.consumer")
+        self._backoff = Backoff(metrics.dependency_errors, most_seconds=5)
+        self._session = Session(
+            loop,
+            parameters(url, connection_name=connection_name),
+            pause_seconds=partial(self._backoff.pause_seconds, "rabbitmq"),
+            on_open=self._opened,
+            on_lost=self._lost,
+        )
+        self._prefetch = Prefetch(batch_size, HAND_TARGET_BYTES)
+        self._draining = False
+        self._forget()
+
+    # The connection
+
+    def open(self) -> None:
+        """Begin to connect and consume."""
+        self._session.open()
+
+    def _opened(self, channel: Any) -> None:
+        declare(channel, self._topology)
+        channel.add_on_cancel_callback(self._cancelled)
+        self._forget()
+        self._consume(self._prefetch.messages)
+
+    def _consume(self, prefetch: int) -> None:
+        """Ask for this many messages more. A prefetch cannot be changed, so it grows by consumers."""
+        channel = self._session.channel
+        if channel is None or self._draining:
+            return
+        self._asked += prefetch
+        channel.basic_qos(prefetch_count=prefetch)
+        channel.basic_consume(self._topology.queue, self._delivered, callback=self._consuming)
+
+    def _consuming(self, _frame: Any) -> None:
+        if self.fault:
+            self._log.info("consuming", queue=self._topology.queue)
+        self.fault = None
+        self._backoff.reset()
+
+    def _cancelled(self, _frame: Any) -> None:
+        # The queue was deleted or its leader moved; pika would wait for ever.
+        self._session.restart("RabbitMQ cancelled the consumer; was the queue deleted?")
+
+    def _lost(self, reason: str) -> None:
+        self.fault = reason
+        self._log.warning("RabbitMQ is away, what was in hand will come again", error=reason)
+        for batch in self._batches_in_hand():
+            batch.abandoned = True
+        self._dead_letters.forget_waiting()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with empty hands."""
+        self._asked = 0  # the prefetch of all consumers together; 0 while there is none
+        self._hand_bytes = 0
+        self._gathering: Batch | None = None
+        self._overdue = False
+        self._in_writer: deque[Batch] = deque()
+        self._unsettled: deque[_Settlement] = deque()
+
+    # From the queue to the writer
+
+    def _delivered(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if self._hand_bytes + len(body) > HAND_MOST_BYTES and self._hand_bytes:
+            self._refuse(channel, method.delivery_tag, len(body))
+            return
+        message = Message.of(method.delivery_tag, method.routing_key, properties, body)
+        self._hand_bytes += message.size_bytes
+        batch = self._gathering
+        if batch is not None and not batch.has_room_for(message, self._batch_size):
+            self._hand_over(batch)
+            batch = None
+        if batch is None:
+            batch = self._gathering = Batch(self._clock())
+            self._loop.call_later(self._batch_timeout_seconds, partial(self._due, batch))
+        batch.add(message)
+        if batch.is_full(self._batch_size):
+            self._hand_over(batch)
+
+    def _refuse(self, channel: Any, delivery_tag: int, size_bytes: int) -> None:
+        """Give a message back that memory has no room for, and ask for fewer from now on."""
+        channel.basic_nack(delivery_tag, requeue=True)
+        if self._asked:
+            self._log.warning("messages are large, asking for fewer at once", hand_bytes=self._hand_bytes)
+            self._prefetch.observe(1, 1, size_bytes)
+            self._stop_consuming(channel)
+
+    def _stop_consuming(self, channel: Any) -> None:
+        for consumer_tag in channel.consumer_tags:
+            channel.basic_cancel(consumer_tag)
+        self._asked = 0
+
+    def _due(self, batch: Batch) -> None:
+        if batch is not self._gathering:
+            return
+        # While the writer is busy the batch may as well grow.
+        if self._in_writer:
+            self._overdue = True
+        else:
+            self._hand_over(batch)
+
+    def _hand_over(self, batch: Batch) -> None:
+        self._gathering = None
+        self._overdue = False
+        self._in_writer.append(batch)
+        self.writer.put(batch)
+        self._prefetch.observe(len(batch.messages), batch.events, batch.size_bytes)
+        if self._asked and self._prefetch.messages >= 2 * self._asked:
+            self._consume(self._prefetch.messages - self._asked)
+        timestamp = batch.messages[0].properties.timestamp
+        age = self._clock().timestamp() - timestamp if timestamp else 0
+        self._metrics.queue_oldest_age_seconds.set(max(0, age))
+
+    # From the writer to the acknowledgement
+
+    def written_elsewhere(self, batch: Batch, outcome: Outcome) -> None:
+        """Take a batch back from the writer; called in its thread."""
+        self._loop.add_callback_threadsafe(partial(self._written, batch, outcome))
+
+    def _written(self, batch: Batch, outcome: Outcome) -> None:
+        if batch.abandoned:
+            return  # committed, but its delivery tags are gone; what comes again are duplicates
+        self._in_writer.popleft()
+        settlement = _Settlement(batch, outcome)
+        self._unsettled.append(settlement)
+        for letter in outcome.dead_letters:
+            self._dead_letters.publish(
+                letter, partial(self._letter_confirmed, settlement, letter.message.delivery_tag)
+            )
+        self._log_batch(batch, outcome)
+        if self._unsettled[0].one_by_one:
+            self._acknowledge_one_by_one(settlement)
+        self._settle()
+        if self._gathering is not None and self._overdue and not self._in_writer:
+            self._hand_over(self._gathering)
+
+    def _letter_confirmed(self, settlement: _Settlement, delivery_tag: int) -> None:
+        if settlement.batch.abandoned:
+            return
+        settlement.held[delivery_tag] -= 1
+        if settlement.held[delivery_tag] == 0:
+            del settlement.held[delivery_tag]
+            if settlement.one_by_one:
+                self._session.channel.basic_ack(delivery_tag)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Acknowledge the batches at the head of the line that wait for nothing."""
+        last_tag = None
+        while self._unsettled and not self._unsettled[0].held:
+            settlement = self._unsettled.popleft()
+            self._let_go(settlement.size_bytes)
+            self._metrics.batch_seconds.observe(
+                (self._clock() - settlement.batch.received_at).total_seconds()
+            )
+            if not settlement.one_by_one:
+                last_tag = settlement.batch.messages[-1].delivery_tag
+        if last_tag is not None:
+            self._session.channel.basic_ack(last_tag, multiple=True)
+
+    def settle_slow(self) -> None:
+        """Acknowledge all but the held messages of batches whose dead letters take long to confirm.
+
+        A broker that is short of memory takes no publications until its consumers made room.
+        """
+        if not self._unsettled:
+            return
+        oldest = self._unsettled[0]
+        if not oldest.one_by_one and time.monotonic() - oldest.committed_at > SLOW_CONFIRM_SECONDS:
+            self._log.warning("dead letters are slow to confirm", held=sum(map(len, self._held())))
+            for settlement in self._unsettled:
+                self._acknowledge_one_by_one(settlement)
+
+    def _held(self) -> list[Counter[int]]:
+        return [settlement.held for settlement in self._unsettled]
+
+    def _acknowledge_one_by_one(self, settlement: _Settlement) -> None:
+        settlement.one_by_one = True
+        for message in settlement.batch.messages:
+            if message.delivery_tag not in settlement.held:
+                self._session.channel.basic_ack(message.delivery_tag)
+                settlement.size_bytes -= message.size_bytes
+                self._let_go(message.size_bytes)
+
+    def _let_go(self, size_bytes: int) -> None:
+        self._hand_bytes -= size_bytes
+        if not self._asked and self._hand_bytes < HAND_TARGET_BYTES // 2:
+            self._consume(self._prefetch.messages)
+
+    def _log_batch(self, batch: Batch, outcome: Outcome) -> None:
+        first = batch.messages[0].properties
+        self._log.info(
+            "batch committed",
+            correlation_id=first.correlation_id or uuid.uuid4().hex,
+            batch_id=outcome.batch_ids[0] if len(outcome.batch_ids) == 1 else outcome.batch_ids,
+            messages=len(batch.messages),
+            received=outcome.received,
+            inserted=outcome.inserted,
+            duplicates=outcome.duplicates,
+            content_conflicts=outcome.content_conflicts,
+            late=outcome.late,
+            invalid=len(outcome.dead_letters),
+            commit_seconds=round(outcome.commit_seconds, 4),
+            seconds=round((self._clock() - batch.received_at).total_seconds(), 4),
+        )
+
+    # Upkeep
+
+    def measure_queues(self) -> None:
+        """Ask the broker how many messages wait; the answers set the gauges."""
+        channel = self._session.channel
+        if channel is not None and self._asked:
+            for queue in (self._topology.queue, self._topology.dead_letter_queue):
+                channel.queue_declare(queue, passive=True, callback=self._measured)
+        if not (self._in_writer or self._gathering):
+            self._metrics.queue_oldest_age_seconds.set(0)
+
+    def _measured(self, frame: Any) -> None:
+        self._metrics.queue_messages.labels(queue=frame.method.queue).set(frame.method.message_count)
+
+    def is_consuming(self) -> bool:
+        """Whether the channel is open and has its consumers, or a reason to have none."""
+        channel = self._session.channel
+        return channel is not None and channel.is_open and bool(channel.consumer_tags or not self._asked)
+
+    # The end
+
+    def drain(self) -> None:
+        """Take nothing new; write and acknowledge what is in hand."""
+        self._draining = True
+        if self._session.channel is not None:
+            self._stop_consuming(self._session.channel)
+        if self._gathering is not None:
+            self._hand_over(self._gathering)
+
+    @property
+    def events_in_hand(self) -> int:
+        """Events not committed yet, and those whose acknowledgement is not sent yet."""
+        return sum(batch.events for batch in self._batches_in_hand())
+
+    def _batches_in_hand(self) -> list[Batch]:
+        gathering = [] if self._gathering is None else [self._gathering]
+        return [*(settlement.batch for settlement in self._unsettled), *self._in_writer, *gathering]
+
+    def close(self) -> None:
+        """Close the connection; is_closed tells when that is done."""
+        self._session.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is closed."""
+        return self._session.is_closed

@@ -1,0 +1,152 @@
+"""The writer thread: judges batches and stores them, one after another, in the order they came.
+
+A batch ends as written (each event is committed or has to be dead-lettered) or as abandoned (its
+messages will come again). While PostgreSQL is away a batch waits and is tried again.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from ingestor.batch import Batch, Row, dead_letter, judge
+from ingestor.store import BatchStore, Outcome
+from shared.errors import DatabaseRejected, DatabaseUnavailable
+from shared.metrics import IngestorMetrics
+from shared.process import Backoff, Stop
+
+IDLE_CHECK_SECONDS = 5
+MOST_PAUSE_SECONDS = 5
+
+
+class Writer:
+    """Takes batches by put() and tells of each by on_written, called in this thread.
+
+    on_failed: called with an error that must end the process.
+    """
+
+    def __init__(
+        self,
+        store: BatchStore,
+        metrics: IngestorMetrics,
+        *,
+        on_written: Callable[[Batch, Outcome], None],
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
+        self.fault: str | None = "not connected yet"
+        self.progress_at = time.monotonic()
+        self._store = store
+        self._metrics = metrics
+        self._on_written = on_written
+        self._on_failed = on_failed
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._stop = Stop()
+        self._backoff = Backoff(metrics.dependency_errors, most_seconds=MOST_PAUSE_SECONDS)
+        self._log = structlog.get_logger("ingestor.writer")
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, batch: Batch) -> None:
+        """Queue a batch; the caller bounds how many are in hand."""
+        self._batches.put(batch)
+
+    def stop(self, wait_seconds: float) -> None:
+        """End the thread after the batch it is at, without waiting for a database that is away."""
+        self._stop.set()
+        self._batches.put(None)
+        self._thread.join(wait_seconds)
+
+    def _run(self) -> None:
+        try:
+            while self.fault and not self._stop:
+                self._check()  # before the first batch: the schema may still be on its way
+            while not self._stop:
+                self.progress_at = time.monotonic()
+                try:
+                    batch = self._batches.get(timeout=0 if self.fault else IDLE_CHECK_SECONDS)
+                except queue.Empty:
+                    self._check()
+                    continue
+                if batch is not None:
+                    self._write(batch)
+        except BaseException as error:  # noqa: BLE001  handed to the main thread, which ends the process
+            self._on_failed(error)
+        finally:
+            self._store.close()
+
+    def _check(self) -> None:
+        """Learn while idle whether the database would take a batch, for /readyz."""
+        self.progress_at = time.monotonic()
+        try:
+            self._store.check()
+        except DatabaseUnavailable as error:
+            self._wait(error, events=0)
+        else:
+            self._available()
+
+    def _write(self, batch: Batch) -> None:
+        """Store a batch's rows; those that PostgreSQL refuses become dead letters.
+
+        A refused part is halved until the refused event stands alone: the others are stored in
+        about 2 log2(n) transactions for each refused one.
+        """
+        judged = judge(batch)
+        outcome = Outcome(dead_letters=judged.dead_letters)
+        parts = [judged.rows] if judged.rows else []
+        refused_once = False
+        while parts and not batch.abandoned and not self._stop:
+            self.progress_at = time.monotonic()
+            try:
+                self._store.store(parts[-1], batch, outcome, check_rows=refused_once)
+            except DatabaseUnavailable as error:
+                self._wait(error, events=batch.events)
+                continue
+            except DatabaseRejected as error:
+                if refused_once:
+                    parts += self._halves(parts.pop(), batch, outcome, str(error))
+                refused_once = True
+                continue
+            parts.pop()
+            self._available()
+        if not parts:
+            self._measure(outcome)
+            self._on_written(batch, outcome)
+
+    def _halves(self, rows: list[Row], batch: Batch, outcome: Outcome, reason: str) -> list[list[Row]]:
+        """Return the halves of a refused part; none of a single row, which becomes a dead letter."""
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            return [rows[middle:], rows[:middle]]
+        row = rows[0]
+        self._log.error("PostgreSQL refused an event", error=reason, event_id=row.event.event_id)
+        for message, raw in [(row.message, row.raw), *row.copies]:
+            outcome.dead_letters.append(dead_letter(batch, message, raw, "rejected-by-database", reason))
+        return []
+
+    def _wait(self, error: DatabaseUnavailable, *, events: int) -> None:
+        self.fault = str(error)
+        self._log.warning("PostgreSQL is away, trying again", error=str(error), events_waiting=events)
+        self._backoff.wait(self._stop, "postgresql")
+
+    def _available(self) -> None:
+        if self.fault:
+            self._log.info("PostgreSQL takes batches")
+        self.fault = None
+        self._backoff.reset()
+
+    def _measure(self, outcome: Outcome) -> None:
+        if not outcome.batch_ids:
+            return
+        metrics = self._metrics
+        metrics.events.labels(result="accepted").inc(outcome.inserted)
+        metrics.events.labels(result="duplicate").inc(outcome.duplicates)
+        metrics.content_conflicts.inc(outcome.content_conflicts)
+        metrics.late_events.inc(outcome.late)
+        metrics.batch_events.observe(outcome.received)
+        metrics.commit_seconds.observe(outcome.commit_seconds)
+        metrics.last_success.set_to_current_time()
