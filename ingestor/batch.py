@@ -3,8 +3,8 @@
 import traceback
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
+from shared.amqp import Delivery
 from shared.buckets import rfc3339
 from shared.events import Event, InvalidEvent, decode_event, split_message
 
@@ -16,20 +16,19 @@ BATCH_BYTES = 4 * 1024 * 1024
 class Message:
     """A delivered message, its body cut into the JSON texts of its events; not cut if it cannot be."""
 
-    delivery_tag: int
-    routing_key: str
-    properties: Any
+    delivery: Delivery
     elements: list[bytes]
     size_bytes: int
     fault: InvalidEvent | None = None
 
     @classmethod
-    def of(cls, delivery_tag: int, routing_key: str, properties: Any, body: bytes) -> "Message":
-        """Cut a body into events."""
+    def of(cls, delivery: Delivery) -> "Message":
+        """Cut a delivery's body into events; the whole is not kept beside the pieces."""
+        body, delivery.body = delivery.body, b""
         try:
-            return cls(delivery_tag, routing_key, properties, split_message(body), len(body))
+            return cls(delivery, split_message(body), len(body))
         except InvalidEvent as fault:
-            return cls(delivery_tag, routing_key, properties, [body], len(body), fault)
+            return cls(delivery, [body], len(body), fault)
 
 
 @dataclass(slots=True, eq=False)
@@ -136,7 +135,7 @@ def _refused(batch: Batch, message: Message, raw: bytes, fault: InvalidEvent) ->
 
 def dead_letter(batch: Batch, message: Message, raw: bytes, reason: str, detail: str) -> DeadLetter:
     """Make a dead letter; one that was replayed keeps the time it was first seen."""
-    headers = message.properties.headers or {}
+    headers = message.delivery.properties.headers or {}
     first_seen = headers.get("x-first-seen") or rfc3339(batch.received_at)
     return DeadLetter(message, bytes(raw), reason, detail, str(first_seen))
 

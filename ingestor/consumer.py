@@ -19,7 +19,7 @@ from ingestor.batch import Batch, Message, Prefetch
 from ingestor.dead_letters import DeadLetterPublisher
 from ingestor.store import Outcome
 from ingestor.writer import Writer
-from shared.amqp import Loop, Session, Topology, declare, parameters
+from shared.amqp import Delivery, Loop, Session, Topology, declare, parameters
 from shared.clock import Clock, utc_now
 from shared.metrics import IngestorMetrics
 from shared.process import Backoff
@@ -42,7 +42,7 @@ class _Settlement:
     def __init__(self, batch: Batch, outcome: Outcome) -> None:
         self.batch = batch
         self.size_bytes = batch.size_bytes
-        self.held = Counter(letter.message.delivery_tag for letter in outcome.dead_letters)
+        self.held = Counter(letter.message.delivery.delivery_tag for letter in outcome.dead_letters)
         self.committed_at = time.monotonic()
         self.one_by_one = False
 
@@ -98,15 +98,12 @@ class Consumer:
         self._consume(self._prefetch.messages)
 
     def _consume(self, prefetch: int) -> None:
-        """Ask for this many messages more. A prefetch cannot be changed, so it grows by consumers."""
-        channel = self._session.channel
-        if channel is None or self._draining:
-            return
-        self._asked += prefetch
-        channel.basic_qos(prefetch_count=prefetch)
-        channel.basic_consume(self._topology.queue, self._delivered, callback=self._consuming)
+        """Ask for this many messages more."""
+        if self._session.channel is not None and not self._draining:
+            self._asked += prefetch
+            self._session.consume(self._topology.queue, prefetch, self._delivered, self._consuming)
 
-    def _consuming(self, _frame: Any) -> None:
+    def _consuming(self) -> None:
         if self.fault:
             self._log.info("consuming", queue=self._topology.queue)
         self.fault = None
@@ -135,11 +132,12 @@ class Consumer:
 
     # From the queue to the writer
 
-    def _delivered(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        if self._hand_bytes + len(body) > HAND_MOST_BYTES and self._hand_bytes:
-            self._refuse(channel, method.delivery_tag, len(body))
+    def _delivered(self, delivery: Delivery) -> None:
+        size_bytes = len(delivery.body)
+        if self._hand_bytes + size_bytes > HAND_MOST_BYTES and self._hand_bytes:
+            self._refuse(delivery.delivery_tag, size_bytes)
             return
-        message = Message.of(method.delivery_tag, method.routing_key, properties, body)
+        message = Message.of(delivery)
         self._hand_bytes += message.size_bytes
         batch = self._gathering
         if batch is not None and not batch.has_room_for(message, self._batch_size):
@@ -152,17 +150,16 @@ class Consumer:
         if batch.is_full(self._batch_size):
             self._hand_over(batch)
 
-    def _refuse(self, channel: Any, delivery_tag: int, size_bytes: int) -> None:
+    def _refuse(self, delivery_tag: int, size_bytes: int) -> None:
         """Give a message back that memory has no room for, and ask for fewer from now on."""
-        channel.basic_nack(delivery_tag, requeue=True)
+        self._session.channel.basic_nack(delivery_tag, requeue=True)
         if self._asked:
             self._log.warning("messages are large, asking for fewer at once", hand_bytes=self._hand_bytes)
             self._prefetch.observe(1, 1, size_bytes)
-            self._stop_consuming(channel)
+            self._stop_consuming()
 
-    def _stop_consuming(self, channel: Any) -> None:
-        for consumer_tag in channel.consumer_tags:
-            channel.basic_cancel(consumer_tag)
+    def _stop_consuming(self) -> None:
+        self._session.stop_consuming()
         self._asked = 0
 
     def _due(self, batch: Batch) -> None:
@@ -182,7 +179,7 @@ class Consumer:
         self._prefetch.observe(len(batch.messages), batch.events, batch.size_bytes)
         if self._asked and self._prefetch.messages >= 2 * self._asked:
             self._consume(self._prefetch.messages - self._asked)
-        timestamp = batch.messages[0].properties.timestamp
+        timestamp = batch.messages[0].delivery.properties.timestamp
         age = self._clock().timestamp() - timestamp if timestamp else 0
         self._metrics.queue_oldest_age_seconds.set(max(0, age))
 
@@ -200,7 +197,7 @@ class Consumer:
         self._unsettled.append(settlement)
         for letter in outcome.dead_letters:
             self._dead_letters.publish(
-                letter, partial(self._letter_confirmed, settlement, letter.message.delivery_tag)
+                letter, partial(self._letter_confirmed, settlement, letter.message.delivery.delivery_tag)
             )
         self._log_batch(batch, outcome)
         if self._unsettled[0].one_by_one:
@@ -229,7 +226,7 @@ class Consumer:
                 (self._clock() - settlement.batch.received_at).total_seconds()
             )
             if not settlement.one_by_one:
-                last_tag = settlement.batch.messages[-1].delivery_tag
+                last_tag = settlement.batch.messages[-1].delivery.delivery_tag
         if last_tag is not None:
             self._session.channel.basic_ack(last_tag, multiple=True)
 
@@ -252,8 +249,8 @@ class Consumer:
     def _acknowledge_one_by_one(self, settlement: _Settlement) -> None:
         settlement.one_by_one = True
         for message in settlement.batch.messages:
-            if message.delivery_tag not in settlement.held:
-                self._session.channel.basic_ack(message.delivery_tag)
+            if message.delivery.delivery_tag not in settlement.held:
+                self._session.channel.basic_ack(message.delivery.delivery_tag)
                 settlement.size_bytes -= message.size_bytes
                 self._let_go(message.size_bytes)
 
@@ -263,7 +260,7 @@ class Consumer:
             self._consume(self._prefetch.messages)
 
     def _log_batch(self, batch: Batch, outcome: Outcome) -> None:
-        first = batch.messages[0].properties
+        first = batch.messages[0].delivery.properties
         self._log.info(
             "batch committed",
             correlation_id=first.correlation_id or uuid.uuid4().hex,
@@ -304,7 +301,7 @@ class Consumer:
         """Take nothing new; write and acknowledge what is in hand."""
         self._draining = True
         if self._session.channel is not None:
-            self._stop_consuming(self._session.channel)
+            self._stop_consuming()
         if self._gathering is not None:
             self._hand_over(self._gathering)
 

@@ -103,12 +103,12 @@ class DeadLetterPublisher:
             self._unconfirmed_bytes += len(letter.body)
             channel.basic_publish(
                 self._topology.dead_letter_exchange,
-                letter.message.routing_key,
+                letter.message.delivery.routing_key,
                 letter.body,
                 persistent(
                     headers=headers_of(letter),
-                    correlation_id=letter.message.properties.correlation_id,
-                    timestamp=letter.message.properties.timestamp,
+                    correlation_id=letter.message.delivery.properties.correlation_id,
+                    timestamp=letter.message.delivery.properties.timestamp,
                 ),
                 mandatory=True,
             )
@@ -144,7 +144,7 @@ def headers_of(letter: DeadLetter) -> dict[str, str]:
     """
     kept = {
         name: value
-        for name, value in (letter.message.properties.headers or {}).items()
+        for name, value in (letter.message.delivery.properties.headers or {}).items()
         if isinstance(name, str) and isinstance(value, str) and len(value) <= 200
     }
     return {

@@ -1,14 +1,16 @@
 """The border to RabbitMQ: connections and how they come back, the topology, errors in our own words."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from struct import error as StructError  # noqa: N812  as in amqp_frames
 from typing import Any, TypeAlias
 
 import pika
 import pika.exceptions
 from pika.adapters.select_connection import IOLoop
 
+from shared.amqp_frames import Incomplete, frame_end, read_delivery
 from shared.errors import BrokerUnavailable
 from shared.settings import BrokerSettings
 
@@ -106,6 +108,61 @@ def persistent(
     )
 
 
+class Delivery:
+    """A delivered message. Its properties are decoded when first asked for; most never are."""
+
+    __slots__ = ("_properties", "body", "delivery_tag", "routing_key")
+
+    def __init__(
+        self, delivery_tag: int, routing_key: str, properties: bytes | pika.BasicProperties, body: bytes
+    ) -> None:
+        self.delivery_tag = delivery_tag
+        self.routing_key = routing_key
+        self.body = body
+        self._properties = properties
+
+    @property
+    def properties(self) -> Any:
+        """pika's BasicProperties; empty ones if what came cannot be read."""
+        if isinstance(self._properties, bytes):
+            encoded, self._properties = self._properties, pika.BasicProperties()
+            with suppress(pika.exceptions.AMQPError, ValueError, OverflowError, IndexError, StructError):
+                self._properties = pika.BasicProperties().decode(encoded)
+        return self._properties
+
+
+class _Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types
+    """SelectConnection that reads small deliveries in one step; see shared/amqp_frames.py.
+
+    receivers: by channel number and consumer tag. A consumer without one is served by pika alone.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.receivers: dict[tuple[int, bytes], Callable[[Delivery], None]] = {}
+        self._frame_buffer = b""
+        super().__init__(*arguments, **options)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        buffer = self._frame_buffer + data_in
+        self._frame_buffer = b""
+        at = 0
+        with suppress(Incomplete):
+            while True:
+                frames = read_delivery(buffer, at)
+                receiver = frames and self.receivers.get((frames.channel, frames.consumer_tag))
+                if frames and receiver:
+                    end = frames.end
+                    self.bytes_received += end - at
+                    self.frames_received += 3
+                    key = frames.routing_key.decode(errors="replace")
+                    receiver(Delivery(frames.delivery_tag, key, frames.properties, frames.body))
+                else:
+                    end = frame_end(buffer, at)
+                    super()._on_data_available(buffer[at:end])
+                at = end
+        self._frame_buffer = buffer[at:]
+
+
 class Session:
     """One connection with one channel on a loop, opened again after a pause whenever either is lost.
 
@@ -143,13 +200,45 @@ class Session:
         """Begin to connect; the rest happens in the loop."""
         self._timer = None
         self._lost = False
-        self._connection = pika.SelectConnection(
+        self._connection = _Connection(
             self._parameters,
             on_open_callback=self._connected,
             on_open_error_callback=self._disconnected,
             on_close_callback=self._disconnected,
             custom_ioloop=self._loop,
         )
+
+    def consume(
+        self,
+        queue: str,
+        prefetch: int,
+        on_delivery: Callable[[Delivery], None],
+        on_consuming: Callable[[], None],
+    ) -> None:
+        """Add a consumer to the open channel; on_consuming is called when the broker agreed.
+
+        A consumer's prefetch cannot be changed, so more is asked for by one consumer more.
+        """
+        channel = self.channel
+
+        def deliver(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            if channel is self.channel:
+                on_delivery(Delivery(method.delivery_tag, method.routing_key, properties, body))
+
+        def consuming(_frame: Any) -> None:
+            if channel is self.channel and consumer_tag in channel.consumer_tags:
+                receivers[channel.channel_number, consumer_tag.encode()] = on_delivery
+                on_consuming()
+
+        receivers = self._connection.receivers
+        channel.basic_qos(prefetch_count=prefetch)
+        consumer_tag = channel.basic_consume(queue, deliver, callback=consuming)
+
+    def stop_consuming(self) -> None:
+        """Cancel all consumers; what the broker has sent already goes back to it."""
+        self._connection.receivers.clear()
+        for consumer_tag in self.channel.consumer_tags:
+            self.channel.basic_cancel(consumer_tag)
 
     def restart(self, reason: str) -> None:
         """Give the channel up and begin again with a new connection."""
@@ -187,6 +276,8 @@ class Session:
     def _lose(self, reason: str) -> None:
         # A lost channel is followed by the end of its connection: one loss, told once.
         self.channel = None
+        if self._connection is not None:
+            self._connection.receivers.clear()
         if not (self._lost or self._closing):
             self._lost = True
             self._on_lost(reason)

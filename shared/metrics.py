@@ -135,6 +135,33 @@ class RollupMetrics(CommonMetrics):
             ["org_id"],
             registry=registry,
         )
+        by_model = ["org_id", "model_id"]
+        self.error_rate = Gauge(
+            "analytics_usage_error_rate",
+            "Failed share (0 to 1) of the last 5 minutes' calls.",
+            by_model,
+            registry=registry,
+        )
+        self.latency_p95_ms = Gauge(
+            "analytics_usage_latency_p95_ms",
+            "95th percentile of the last 5 minutes' latencies.",
+            by_model,
+            registry=registry,
+        )
+        self.latency_p99_ms = Gauge(
+            "analytics_usage_latency_p99_ms",
+            "99th percentile of the last 5 minutes' latencies.",
+            by_model,
+            registry=registry,
+        )
+        self.invocations = Gauge(
+            "analytics_usage_recent_invocations", "Calls of the last 5 minutes.", by_model, registry=registry
+        )
+        self.series_left_out = Gauge(
+            "analytics_usage_series_left_out",
+            "Models beyond METRICS_MAX_SERIES, the least busy.",
+            registry=registry,
+        )
         self.event_partitions = Gauge(
             "analytics_event_partitions_ahead",
             "Days ahead of today that have a partition; -1 with TimescaleDB.",

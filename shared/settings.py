@@ -225,6 +225,12 @@ class RollupWorkerSettings(LogSettings, DatabaseSettings):
     rollup_retention: timedelta = setting(
         "ROLLUP_RETENTION", duration, "how long rollups are kept", default="400d"
     )
+    metrics_max_series: int = setting(
+        "METRICS_MAX_SERIES",
+        whole_number(1, 1_000_000),
+        "most label sets of a gauge by tenant",
+        default="2000",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

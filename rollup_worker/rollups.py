@@ -1,0 +1,104 @@
+"""Adding batches to the rollups: claim, gather, add, mark, in one transaction.
+
+Counts, tokens, cost and latency bins are sums, so a batch is added once and never looked at again.
+The mark is set in the transaction that adds, so a kill at any point leaves the batch either shown
+or waiting. Any number of workers may run: each claims batches that no other holds.
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from shared.clock import Clock, utc_now
+from shared.db import Cursor, Database
+from shared.metrics import RollupMetrics
+from shared.statements import load_statements
+
+# Enough to spread the cost of a bucket's row over many events, few enough to be done within a second.
+MOST_BATCHES = 32
+
+_SQL = load_statements("rollups.sql")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("rollups")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Batches claimed by one transaction, with the bounds of their events' occurred_at."""
+
+    batch_ids: list[int]
+    events: int
+    oldest: datetime | None
+    newest: datetime | None
+    committed_at: list[datetime]
+
+
+class Rollups:
+    """Adds waiting batches to the rollups. For one thread."""
+
+    def __init__(self, database: Database, metrics: RollupMetrics, clock: Clock = utc_now) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._clock = clock
+
+    def add_waiting(self) -> int:
+        """Add the oldest waiting batches in one transaction; return how many, 0 when none wait.
+
+        Raises DatabaseUnavailable; then the same batches wait on.
+        """
+        began = time.monotonic()
+        with self._database.transaction() as cur:
+            cur.execute(_SQL["share_rollups"])
+            claim = _claim(cur)
+            if claim is not None:
+                _add(cur, claim)
+        if claim is None:
+            self._metrics.last_success.set(self._clock().timestamp())
+            return 0
+        self._tell(claim, time.monotonic() - began)
+        return len(claim.batch_ids)
+
+    def _tell(self, claim: Claim, seconds: float) -> None:
+        now = self._clock()
+        self._metrics.last_success.set(now.timestamp())
+        self._metrics.events.inc(claim.events)
+        self._metrics.batches.inc(len(claim.batch_ids))
+        self._metrics.seconds.observe(seconds)
+        for committed_at in claim.committed_at:
+            self._metrics.commit_to_rollup_seconds.observe(max(0.0, (now - committed_at).total_seconds()))
+        _log.info(
+            "batches rolled up",
+            batch_ids=claim.batch_ids,
+            events=claim.events,
+            seconds=round(seconds, 4),
+        )
+
+
+def _claim(cur: Cursor) -> Claim | None:
+    cur.execute(_SQL["claim_batches"], {"most_batches": MOST_BATCHES})
+    rows: list[tuple[Any, ...]] = cur.fetchall()
+    if not rows:
+        return None
+    stored = [row for row in rows if row[1] > 0]
+    return Claim(
+        batch_ids=[row[0] for row in rows],
+        events=sum(row[1] for row in stored),
+        oldest=min((row[2] for row in stored), default=None),
+        newest=max((row[3] for row in stored), default=None),
+        committed_at=[row[4].astimezone(UTC) for row in rows],
+    )
+
+
+def _add(cur: Cursor, claim: Claim) -> None:
+    """Add the claimed batches. Tables in one order and keys in order, so workers never deadlock."""
+    parameters = {"batch_ids": claim.batch_ids, "oldest": claim.oldest, "newest": claim.newest}
+    if claim.events:
+        cur.execute(_SQL["create_contributions"])
+        cur.execute(_SQL["contributions_of_batches"], parameters)
+        cur.execute(_SQL["add_hourly"])
+        cur.execute(_SQL["add_daily"])
+        cur.execute(_SQL["add_error_codes_of_batches"], parameters)
+        cur.execute(_SQL["note_freshness"])
+    cur.execute(_SQL["mark_batches"], parameters)

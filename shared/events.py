@@ -1,0 +1,261 @@
+r"""Usage events: from the message a producer published to the line that COPY stores.
+
+A message is a JSON object, one event, or a JSON array of 1 to 1,000 of them (`split_message`). Each
+event is then judged alone (`decode_event`): a bad one does not harm the others of its batch.
+
+The rules, beyond those of each field (`shared.event_faults.RULES`):
+
+- Names are in camelCase; the snake_case spelling of a name means the same. A field that is given more
+  than once, in either spelling, must mean the same each time. Unknown keys are ignored.
+- `null` means absent for the optional fields, and is invalid for the required ones.
+- Integers are JSON integers: `12.0`, `1e3`, `"12"` and `true` are none. `-0` is 0.
+- Cost is a JSON number, kept to 10 decimals, rounded half to even.
+- Times are RFC 3339 with `Z` or an offset; decimals past the sixth are cut off. At most 24 hours ahead
+  of `now` and at most 400 days before it, both included.
+- Lengths count Unicode code points. NUL characters, halves of surrogate pairs, NaN, Infinity and
+  invalid UTF-8 are invalid wherever they stand, under unknown keys too; so is a byte-order mark.
+
+The reasons an `InvalidEvent` can have (`Reason`):
+
+- `message-too-large`: the message has more than 1 MiB.
+- `batch-too-large`: the array has more than 1,000 elements.
+- `empty-batch`: the array has no element; whoever sent it meant to send something.
+- `invalid-utf8`: bytes that are not UTF-8.
+- `invalid-json`: not JSON, or nested too deeply to read.
+- `not-an-object`: JSON, but not an object (nor, for a message, an array).
+- `missing-field`: a required field is not there.
+- `invalid-field`: a field, or an unknown key, breaks its rule.
+- `ambiguous-field`: a field is given twice with different values.
+- `occurred-at-in-future`, `occurred-at-too-old`: outside the window above.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from shared.event_faults import (
+    FIELD_BY_SPELLING,
+    MAX_AGE,
+    MAX_AHEAD,
+    RULES,
+    Fault,
+    Fields,
+    InvalidEvent,
+    Reason,
+    examine,
+    holds_nul,
+    json_fault,
+    masked,
+    pairs_decoder,
+)
+from shared.event_text import copy_escaped, cost_text, instant, metadata_text, org_id_text, uuid_text
+
+__all__ = [
+    "COPY_COLUMNS",
+    "MAX_BATCH_EVENTS",
+    "MAX_MESSAGE_BYTES",
+    "RULES",
+    "Event",
+    "Fault",
+    "InvalidEvent",
+    "Reason",
+    "decode_event",
+    "split_message",
+]
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_BATCH_EVENTS = 1000
+
+COPY_COLUMNS = (
+    "event_id",
+    "org_id",
+    "occurred_at",
+    "model_id",
+    "status",
+    "latency_ms",
+    "input_tokens",
+    "output_tokens",
+    "cost_estimate_cents",
+    "actor_id",
+    "client_id",
+    "error_code",
+    "metadata",
+    "content_digest",
+)
+"""What stands in an event's COPY line, in this order."""
+
+_NULL = r"\N"
+_MIN_AGE = -MAX_AHEAD
+
+_CamelFields = msgspec.defstruct(
+    "CamelFields",
+    [
+        (field.name, field.type) if field.required else (field.name, field.type, field.default)
+        for field in msgspec.structs.fields(Fields)
+    ],
+    bases=(Fields,),
+    rename="camel",
+    gc=False,
+)
+_decode_camel = msgspec.json.Decoder(_CamelFields).decode
+_decode_snake = msgspec.json.Decoder(Fields).decode
+_decode_elements = msgspec.json.Decoder(
+    Annotated[list[Raw], msgspec.Meta(max_length=MAX_BATCH_EVENTS)]
+).decode
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    r"""A valid event, ready to be stored. Its dedupe identity is (org_id, event_id).
+
+    event_id, org_id: lower case. occurred_at: aware. copy_line: the fields of COPY_COLUMNS in COPY's
+    text format, without the line's end; costs are the shortest exact decimals, times are in UTC with
+    six decimals, metadata is compact JSON with sorted keys (`{}` when absent).
+    content_digest: 64 bits of BLAKE2b over the line's other fields, signed. Events that mean the same
+    have the same digest. Changing the columns or their texts changes every digest, and then events
+    that are sent again across the release count as conflicts of content.
+    """
+
+    event_id: str
+    org_id: str
+    occurred_at: datetime
+    copy_line: str
+    content_digest: int
+
+
+def split_message(body: bytes) -> list[bytes]:
+    """Return the JSON texts of a message's events, in order; each is yet to be judged.
+
+    A text that starts as an object is returned whole and unread: `decode_event` says what is wrong
+    with it. Raises InvalidEvent if the message as a whole cannot be used.
+    """
+    if len(body) > MAX_MESSAGE_BYTES:
+        detail = f"the message has {len(body)} bytes; at most {MAX_MESSAGE_BYTES} are allowed"
+        raise InvalidEvent.of(Reason.MESSAGE_TOO_LARGE, detail)
+    if body.startswith(b"{"):
+        return [body]
+    text = body.lstrip(b" \t\n\r")
+    if text.startswith(b"{"):
+        return [body]
+    try:
+        if not text.startswith(b"["):
+            msgspec.json.decode(body, type=Raw)
+            detail = "a message must be a JSON object or an array of them"
+            raise InvalidEvent.of(Reason.NOT_AN_OBJECT, detail)
+        elements = _elements(body)
+    except msgspec.ValidationError as error:
+        detail = f"the array has more than {MAX_BATCH_EVENTS} events"
+        raise InvalidEvent.of(Reason.BATCH_TOO_LARGE, detail) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise json_fault(body, error) from error
+    if not elements:
+        raise InvalidEvent.of(Reason.EMPTY_BATCH, "the array has no events")
+    return elements
+
+
+def _elements(body: bytes) -> list[bytes]:
+    """Cut an array into its elements, also where one of them is only nearly JSON."""
+    try:
+        return [bytes(element) for element in _decode_elements(body)]
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        shape = masked(body)
+        elements = []
+        end = body.index(b"[") + 1
+        for element in _decode_elements(shape):
+            # Only blanks and a comma lie between two elements, and no element starts with either.
+            start = shape.index(bytes(element), end)
+            end = start + len(bytes(element))
+            elements.append(body[start:end])
+        return elements
+
+
+def decode_event(raw: bytes, now: datetime) -> Event:
+    """Check one event, the JSON text of an object, and return it ready to be stored.
+
+    now: the time of receipt, aware. Raises InvalidEvent that names every fault. The size of the text
+    is not looked at, `split_message` did that.
+    """
+    escapes = 0x5C in raw  # a backslash; without one no string holds what COPY or JSON must escape
+    fields = _fields_at_once(raw, escapes)
+    if fields is not None:
+        try:
+            return _event(fields, now, escapes)
+        except ValueError:
+            pass  # examine() finds it again, and all else that is wrong
+    return _event(examine(raw, now), now, escapes)
+
+
+def _fields_at_once(raw: bytes, escapes: bool) -> Fields | None:
+    """Return the fields of an event whose text is beyond doubt, else None."""
+    try:
+        if not raw.isascii():
+            raw.decode()  # msgspec does not look into strings it skips
+        try:
+            fields: Fields = _decode_camel(raw)
+        except msgspec.ValidationError:
+            fields = _decode_snake(raw)
+        if raw.count(b'"') != _quotes(fields) and not _gives_each_once(raw, fields):
+            return None
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
+        return None
+    return None if escapes and holds_nul(raw) else fields
+
+
+def _quotes(fields: Fields) -> int:
+    """Count the quotes of an event that has these fields and nothing else, nothing given twice."""
+    quotes = 28  # nine names and five strings that must be there
+    if (actor_id := fields.actor_id) is not UNSET:
+        quotes += 4 if actor_id else 2
+    if (client_id := fields.client_id) is not UNSET:
+        quotes += 4 if client_id else 2
+    if (error_code := fields.error_code) is not UNSET:
+        quotes += 4 if error_code else 2
+    if (metadata := fields.metadata) is not UNSET:
+        quotes += 2 + 4 * len(metadata or ())
+    return quotes
+
+
+def _gives_each_once(raw: bytes, fields: Fields) -> bool:
+    """Whether a text gives no field and no key of metadata twice: unknown keys and escaped quotes,
+    too, upset the count of quotes.
+    """
+    known = 0
+    for name, value in pairs_decoder.decode(raw.decode()):
+        if name in FIELD_BY_SPELLING:
+            known += 1
+            if name == "metadata" and len(value or ()) != len(fields.metadata or ()):
+                return False
+    optional = (fields.actor_id, fields.client_id, fields.error_code, fields.metadata)
+    return known == 9 + sum(value is not UNSET for value in optional)
+
+
+def _event(fields: Fields, now: datetime, escapes: bool) -> Event:
+    """Make the event. Raises ValueError for what the types of the fields do not say."""
+    event_id = uuid_text(fields.event_id)
+    org_id = org_id_text(fields.org_id)
+    occurred_at, occurred_at_text = instant(fields.occurred_at)
+    if not _MIN_AGE <= now - occurred_at <= MAX_AGE:
+        raise ValueError("too far from now")
+    model_id = fields.model_id
+    actor_id = fields.actor_id or _NULL
+    client_id = fields.client_id or _NULL
+    error_code = fields.error_code or _NULL
+    metadata = metadata_text(fields.metadata or None)
+    if escapes:
+        model_id, metadata = copy_escaped(model_id), copy_escaped(metadata)
+        actor_id, client_id, error_code = (
+            copy_escaped(text) if text else _NULL
+            for text in (fields.actor_id, fields.client_id, fields.error_code)
+        )
+    content = (
+        f"{event_id}\t{org_id}\t{occurred_at_text}\t{model_id}\t{fields.status}\t{fields.latency_ms}\t"
+        f"{fields.input_tokens}\t{fields.output_tokens}\t{cost_text(fields.cost_estimate_cents)}\t"
+        f"{actor_id}\t{client_id}\t{error_code}\t{metadata}"
+    )
+    digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
+    content_digest = int.from_bytes(digest, "big", signed=True)
+    return Event(event_id, org_id, occurred_at, f"{content}\t{content_digest}", content_digest)

@@ -1,0 +1,325 @@
+"""Rollups: every committed batch is added once, whatever comes between; proof and repair work."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import psycopg2
+import pytest
+from prometheus_client import CollectorRegistry
+from psycopg2.extensions import connection
+
+from rollup_worker.rollups import Rollups
+from rollup_worker.verify import Window, rebuild, verify
+from shared.buckets import bucket_start
+from shared.db import Database
+from shared.errors import AnalyticsError, DependencyError
+from shared.latency_histogram import PERCENTILES, add, bin_of, percentile_ms
+from shared.metrics import RollupMetrics
+from tests.acceptance.books import Books
+from tests.conftest import TestBroker, TestDatabase
+from tests.seed import connect, insert_batch
+from tests.traffic import Event, Expected, Router
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def owner(database: TestDatabase) -> Iterator[connection]:
+    opened = connect(database.owner_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def worker_database(database: TestDatabase) -> Iterator[Database]:
+    """A connection in the worker's own role."""
+    opened = Database(database.rollup_worker_url, application_name="rollups under test")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def books(database: TestDatabase, broker: TestBroker) -> Iterator[Books]:
+    opened = Books(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
+    yield opened
+    opened.close()
+
+
+def rollups_over(database: Database) -> Rollups:
+    return Rollups(database, RollupMetrics(CollectorRegistry()))
+
+
+def drain(rollups: Rollups) -> int:
+    """Add batches until none wait; return how many there were."""
+    total = 0
+    while added := rollups.add_waiting():
+        total += added
+    return total
+
+
+def traffic(count: int, seed: int = 1, days: int = 2) -> list[Event]:
+    return Router(seed=seed, start=NOW - timedelta(days=days), end=NOW, error_share=0.2).events(count)
+
+
+def batches_of(events: list[Event], size: int) -> list[list[Event]]:
+    return [events[at : at + size] for at in range(0, len(events), size)]
+
+
+def window(days: int) -> Window:
+    end = bucket_start(NOW, "day") + timedelta(days=1)
+    return Window(end - timedelta(days=days), end)
+
+
+def found_by_verify(database: Database, days: int = 4) -> list[str]:
+    said: list[str] = []
+    count = verify(database, window(days), said.append)
+    lines = [line for line in said if line.startswith("DIFFERS")]
+    assert len(lines) == count
+    return lines
+
+
+def test_late_and_shuffled_batches_add_up_by_hour_and_day(
+    owner: connection, worker_database: Database, books: Books
+) -> None:
+    events = traffic(5_000)
+    for batch in batches_of(events, 400):
+        insert_batch(owner, batch)
+    insert_batch(owner, [])  # nothing but duplicates
+    assert drain(rollups_over(worker_database)) == 14
+    books.assert_equal(Expected(events))
+    books.assert_hours_equal(events)
+    assert found_by_verify(worker_database) == []
+
+
+def test_two_workers_at_once_add_each_batch_once_and_never_deadlock(
+    owner: connection, database: TestDatabase, books: Books
+) -> None:
+    events = traffic(20_000)
+    for batch in batches_of(events, 250):
+        insert_batch(owner, batch)
+    added: list[int] = []
+
+    def work() -> None:
+        own = Database(database.rollup_worker_url, application_name="one of two")
+        added.append(drain(rollups_over(own)))
+        own.close()
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sum(added) == 80
+    books.assert_equal(Expected(events))
+
+
+def test_a_worker_killed_between_hours_and_days_leaves_no_trace(
+    owner: connection, database: TestDatabase, worker_database: Database, books: Books
+) -> None:
+    events = traffic(1_000)
+    insert_batch(owner, events)
+    # Hold the days, so that the worker has added the hours and waits.
+    holder = psycopg2.connect(database.owner_url)
+    holder.cursor().execute("LOCK TABLE analytics.daily_rollups IN SHARE MODE")
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            rollups_over(worker_database).add_waiting()
+        except DependencyError as error:
+            failures.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'rollups under test'"
+    with owner.cursor() as cur:
+        while cur.execute(waiting) or not (row := cur.fetchone()):  # type: ignore[func-returns-value]  # execute returns None
+            time.sleep(0.02)
+        cur.execute("SELECT pg_terminate_backend(%s)", row)
+    worker.join()
+    holder.close()
+    assert len(failures) == 1
+    assert books.rows("SELECT count(*) FROM analytics.hourly_rollups") == [(0,)]
+    assert drain(rollups_over(worker_database)) == 1
+    books.assert_equal(Expected(events))
+
+
+def test_a_transaction_that_commits_late_is_found(
+    owner: connection, database: TestDatabase, worker_database: Database, books: Books
+) -> None:
+    early, late = traffic(300, seed=1), traffic(300, seed=2)
+    slow = psycopg2.connect(database.owner_url)
+    insert_batch(slow, late)
+    insert_batch(owner, early)
+    rollups = rollups_over(worker_database)
+    assert drain(rollups) == 1
+    slow.commit()
+    slow.close()
+    assert drain(rollups) == 1
+    books.assert_equal(Expected(early + late))
+
+
+def test_token_sums_may_pass_what_a_bigint_holds(
+    owner: connection, worker_database: Database, books: Books
+) -> None:
+    huge = [event | {"inputTokens": 10**12} for event in traffic(100)]
+    insert_batch(owner, huge)
+    rollups = rollups_over(worker_database)
+    drain(rollups)
+    with owner.cursor() as cur:
+        cur.execute("UPDATE analytics.hourly_rollups SET input_tokens = input_tokens + 9223372036854775807")
+    insert_batch(
+        owner,
+        [
+            event | {"eventId": event["eventId"][::-1].replace("-", "0")[:8] + event["eventId"][8:]}
+            for event in huge
+        ],
+    )
+    drain(rollups)
+    [(most,)] = books.rows("SELECT max(input_tokens) FROM analytics.hourly_rollups")
+    assert most > 2**63
+
+
+def test_verify_finds_one_wrong_token_and_rebuild_mends_it_while_batches_wait(
+    owner: connection, worker_database: Database, books: Books
+) -> None:
+    shown, waiting = traffic(2_000, seed=1), traffic(500, seed=2)
+    insert_batch(owner, shown)
+    rollups = rollups_over(worker_database)
+    drain(rollups)
+    insert_batch(owner, waiting)
+    with owner.cursor() as cur:
+        cur.execute(
+            "UPDATE analytics.hourly_rollups SET input_tokens = input_tokens + 1 WHERE ctid ="
+            " (SELECT ctid FROM analytics.hourly_rollups ORDER BY org_id, bucket_start LIMIT 1)"
+        )
+        cur.execute("DELETE FROM analytics.daily_error_codes")
+    differences = found_by_verify(worker_database)
+    assert any("input tokens" in line and "hour" in line for line in differences)
+    assert any("error code" in line for line in differences)
+    rebuild(worker_database, window(4), raw_since=NOW - timedelta(days=30), say=lambda _: None)
+    assert found_by_verify(worker_database) == []
+    drain(rollups)
+    assert found_by_verify(worker_database) == []
+    books.assert_equal(Expected(shown + waiting))
+
+
+def test_verify_finds_a_lost_latency_and_a_missing_day(owner: connection, worker_database: Database) -> None:
+    insert_batch(owner, traffic(500))
+    drain(rollups_over(worker_database))
+    with owner.cursor() as cur:
+        cur.execute("UPDATE analytics.daily_rollups SET latency_counts[1] = latency_counts[1] + 1")
+        changed = cur.rowcount
+    assert sum("latency histogram" in line for line in found_by_verify(worker_database)) == changed
+    with owner.cursor() as cur:
+        cur.execute("DELETE FROM analytics.daily_rollups")
+    assert len(found_by_verify(worker_database)) == changed
+
+
+def test_rebuild_refuses_days_whose_raw_events_are_gone(owner: connection, worker_database: Database) -> None:
+    insert_batch(owner, traffic(100))
+    drain(rollups_over(worker_database))
+    with pytest.raises(AnalyticsError, match="would erase rollups"):
+        rebuild(worker_database, window(4), raw_since=NOW - timedelta(days=1), say=lambda _: None)
+    assert found_by_verify(worker_database) == []
+
+
+def test_rebuild_while_batches_are_added_counts_everything_once(
+    owner: connection, database: TestDatabase, worker_database: Database, books: Books
+) -> None:
+    events = traffic(8_000)
+    pieces = batches_of(events, 100)
+    for piece in pieces[:20]:
+        insert_batch(owner, piece)
+    done = threading.Event()
+
+    def work() -> None:
+        own = Database(database.rollup_worker_url, application_name="worker beside a rebuild")
+        rollups = rollups_over(own)
+        while not done.is_set():
+            drain(rollups)
+        drain(rollups)
+        own.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for at, piece in enumerate(pieces[20:]):
+        insert_batch(owner, piece)
+        if at % 20 == 0:
+            rebuild(worker_database, window(4), raw_since=NOW - timedelta(days=30), say=lambda _: None)
+    done.set()
+    worker.join()
+    books.assert_equal(Expected(events))
+    assert found_by_verify(worker_database) == []
+
+
+SHAPES = {
+    "heavy tail": lambda rng: int(rng.paretovariate(1.1) * 20),
+    "bimodal": lambda rng: int(rng.choice((rng.gauss(40, 5), rng.gauss(9_000, 800)))),
+    "constant": lambda _: 1_234,
+    "zeros": lambda _: 0,
+    "wide": lambda rng: rng.randrange(2**31),
+}
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_percentiles_of_stored_histograms_are_within_one_percent_of_the_exact_ones(
+    owner: connection, worker_database: Database, books: Books, shape: str
+) -> None:
+    rng = random.Random(shape)
+    events = [event | {"latencyMs": max(0, min(2**31 - 1, SHAPES[shape](rng)))} for event in traffic(3_000)]
+    for batch in batches_of(events, 150):
+        insert_batch(owner, batch)
+    drain(rollups_over(worker_database))
+    exact = sorted(event["latencyMs"] for event in events)
+    for table in ("hourly_rollups", "daily_rollups"):
+        histogram: dict[int, int] = {}
+        for bins, counts in books.rows(f"SELECT latency_bins, latency_counts FROM analytics.{table}"):
+            add(histogram, bins, counts)
+        for name, quantile in PERCENTILES.items():
+            rank = -(-quantile.numerator * len(exact) // quantile.denominator)
+            wanted = exact[rank - 1]
+            got = percentile_ms(histogram, quantile)
+            assert got is not None
+            assert abs(got - wanted) * 100 <= wanted, f"{table} {name}"
+
+
+def test_the_database_and_the_library_put_every_latency_into_the_same_bin(books: Books) -> None:
+    rng = random.Random(5)
+    values = sorted({*range(3_000), 2**31 - 1, *(int(2 ** rng.uniform(0, 31)) for _ in range(3_000))})
+    for value, number in books.rows(
+        f"SELECT v, analytics.latency_bin(v) FROM unnest(ARRAY{values}::int[]) AS v"
+    ):
+        assert bin_of(value) == number
+
+
+def test_the_hot_statement_finds_batches_by_their_index_and_opens_only_their_days(
+    owner: connection, worker_database: Database, books: Books
+) -> None:
+    for batch in batches_of(traffic(4_000, days=1), 50):
+        insert_batch(owner, batch)
+    with owner.cursor() as cur:
+        cur.execute("ANALYZE analytics.usage_events")
+        cur.execute(
+            "EXPLAIN SELECT count(*) FROM analytics.usage_events WHERE batch_id = ANY(%s) AND occurred_at BETWEEN %s AND %s",
+            ([1, 2], NOW - timedelta(hours=1), NOW),
+        )
+        plan = "\n".join(row[0] for row in cur.fetchall())
+    assert "batch_id" in plan.partition("Filter")[0]
+    assert "Seq Scan" not in plan
+    assert plan.count("Index") <= 4, "days outside the batches' bounds are opened"
+
+
+def test_costs_keep_all_ten_decimals(owner: connection, worker_database: Database, books: Books) -> None:
+    events = [
+        event | {"costEstimateCents": Decimal("0.0000000001") * at}
+        for at, event in enumerate(traffic(999), 1)
+    ]
+    insert_batch(owner, events)
+    drain(rollups_over(worker_database))
+    [(cost,)] = books.rows("SELECT sum(cost_estimate_cents) FROM analytics.daily_rollups")
+    assert cost == Decimal("0.0000499500")
