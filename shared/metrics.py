@@ -9,6 +9,7 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_EXPORT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _BATCH_EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10000, 20000)
 
 
@@ -170,6 +171,40 @@ class RollupMetrics(CommonMetrics):
         self.pruned_keys = Counter(
             "analytics_dedupe_keys_pruned",
             "Dedupe keys removed after DEDUPE_WINDOW.",
+            registry=registry,
+        )
+
+
+class ExportMetrics(CommonMetrics):
+    """What the export worker exports."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "export_worker")
+        self.jobs = Gauge("analytics_export_jobs", "Export jobs by state.", ["status"], registry=registry)
+        for status in ("pending", "running", "succeeded", "failed", "expired"):
+            self.jobs.labels(status=status)
+        self.oldest_pending_seconds = Gauge(
+            "analytics_export_oldest_pending_seconds",
+            "Age of the oldest job that no worker has taken; 0 when none.",
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "analytics_export_seconds",
+            "One attempt that succeeded, from claim to the job's last write.",
+            buckets=_EXPORT_SECONDS,
+            registry=registry,
+        )
+        self.rows = Counter("analytics_export_rows", "Rows of delivered files.", registry=registry)
+        self.bytes = Counter("analytics_export_bytes", "Bytes of delivered objects.", registry=registry)
+        self.failures = Counter(
+            "analytics_export_failures",
+            "Attempts that failed, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.last_success = Gauge(
+            "analytics_export_last_success_timestamp",
+            "Unix time of the last completed look for jobs, even if none; 0 before the first.",
             registry=registry,
         )
 

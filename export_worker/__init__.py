@@ -1,0 +1,1 @@
+"""Takes export jobs from the database and delivers each as one CSV object in S3."""
