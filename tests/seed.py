@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import psycopg2
-from psycopg2.extensions import connection
+from psycopg2.extensions import connection, cursor
 from psycopg2.extras import execute_values
 
 from tests.traffic import Event
@@ -19,36 +20,45 @@ def connect(owner_url: str) -> connection:
 
 
 def insert_batch(owner: connection, events: Sequence[Event], received_at: datetime | None = None) -> int:
-    """Insert a batch and its events; return the batch's id. It is part of the caller's transaction."""
+    """Insert a batch and its events; return the batch's id.
+
+    In a transaction of its own on a connection in autocommit, else as part of the caller's.
+    """
+    with owner if owner.autocommit else nullcontext(), owner.cursor() as cur:
+        return _insert(cur, events, received_at or datetime.now(UTC))
+
+
+_INSERT_BATCH = """
+    INSERT INTO analytics.ingestion_batches (ingestor, received, inserted, dedupe_conflicts, content_conflicts,
+        late_arrival, oldest_occurred_at, newest_occurred_at, received_at)
+    VALUES ('test', %(count)s, %(count)s, 0, 0, 0, %(oldest)s::timestamptz, %(newest)s::timestamptz, %(received_at)s)
+    RETURNING batch_id"""
+_INSERT_EVENTS = """
+    INSERT INTO analytics.usage_events (org_id, occurred_at, event_id, batch_id, received_at, model_id, status,
+        latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata)
+    VALUES %s"""
+
+
+def _insert(cur: cursor, events: Sequence[Event], received_at: datetime) -> int:
     times = [event["occurredAt"] for event in events]
-    with owner.cursor() as cur:
-        cur.execute(
-            "INSERT INTO analytics.ingestion_batches (ingestor, received, inserted, dedupe_conflicts, content_conflicts,"
-            " late_arrival, oldest_occurred_at, newest_occurred_at, received_at)"
-            " VALUES ('test', %s, %s, 0, 0, 0, %s::timestamptz, %s::timestamptz, %s) RETURNING batch_id",
-            (
-                len(events),
-                len(events),
-                min(times, default=None),
-                max(times, default=None),
-                received_at or datetime.now(UTC),
-            ),
+    bounds = {"oldest": min(times, default=None), "newest": max(times, default=None)}
+    cur.execute(_INSERT_BATCH, {"count": len(events), "received_at": received_at, **bounds})
+    row = cur.fetchone()
+    assert row is not None
+    batch_id = int(row[0])
+    fields = ("modelId", "status", "latencyMs", "inputTokens", "outputTokens", "costEstimateCents")
+    rows = [
+        (
+            event["orgId"],
+            event["occurredAt"],
+            event["eventId"],
+            batch_id,
+            received_at,
+            *(event[name] for name in fields),
+            event.get("errorCode"),
+            json.dumps(event.get("metadata", {})),
         )
-        row = cur.fetchone()
-        assert row is not None
-        batch_id = int(row[0])
-        execute_values(
-            cur,
-            "INSERT INTO analytics.usage_events (org_id, occurred_at, event_id, batch_id, received_at, model_id, status,"
-            " latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata) VALUES %s",
-            [
-                (
-                    event["orgId"], event["occurredAt"], event["eventId"], batch_id, received_at or datetime.now(UTC),
-                    event["modelId"], event["status"], event["latencyMs"], event["inputTokens"], event["outputTokens"],
-                    event["costEstimateCents"], event.get("errorCode"), json.dumps(event.get("metadata", {})),
-                )
-                for event in events
-            ],
-            page_size=1000,
-        )  # fmt: skip
+        for event in events
+    ]
+    execute_values(cur, _INSERT_EVENTS, rows, page_size=1000)
     return batch_id

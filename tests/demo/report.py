@@ -52,7 +52,7 @@ class Report:
             '  SINCE=$(date -u -d "3 days ago" +%Y-%m-%dT00:00:00Z); NOW=$(date -u +%Y-%m-%dT%H:%M:%SZ)\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/usage?start=$SINCE&end=$NOW"\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/freshness"\n'
-            '  psql "$DATABASE_URL" -c "SELECT * FROM analytics.freshness_status ORDER BY lag_seconds DESC LIMIT 5"\n'
+            '  psql "$DATABASE_URL" -c "SELECT * FROM analytics.freshness_status ORDER BY lag_seconds DESC"\n'
             f"  (GATEWAY_URL is {gateway_url})\n\n"
         )
         sys.stdout.flush()

@@ -51,14 +51,14 @@ def usage(stage: Stage) -> None:
     messages = [encode(event) for event in events + resent] + malformed
     rng.shuffle(messages)
     stage.say(
-        f"publishing {len(messages):,} messages: {_EVENTS:,} events, {_RESENT} resends, {len(malformed)} malformed"
+        f"publishing {len(messages):,} messages: {_EVENTS:,} events, {_RESENT} resends,"
+        f" {len(malformed)} malformed"
     )
     with Publisher(stage.settings["RABBITMQ_URL"]) as publisher:
         for at in range(0, len(messages), 3_000):
             publisher.publish(messages[at : at + 3_000])
-            stage.say(
-                f"published {min(at + 3_000, len(messages)):,}, counted so far {stage.books.ingestion()['inserted']:,}"
-            )
+            published, counted = min(at + 3_000, len(messages)), stage.books.ingestion()["inserted"]
+            stage.say(f"published {published:,}, counted so far {counted:,}")
     stage.books.wait_until_settled(received=_EVENTS + _RESENT)
     wait_until(lambda: stage.books.dead_letter_count() == len(malformed), seconds=30, what="the dead letters")
     stage.say("every event is committed and rolled up")

@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -135,7 +135,10 @@ def test_a_worker_killed_between_hours_and_days_leaves_no_trace(
 
     worker = threading.Thread(target=work)
     worker.start()
-    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'rollups under test'"
+    waiting = (
+        "SELECT pid FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND application_name = 'rollups under test'"
+    )
     with owner.cursor() as cur:
         while cur.execute(waiting) or not (row := cur.fetchone()):  # type: ignore[func-returns-value]  # execute returns None
             time.sleep(0.02)
@@ -257,7 +260,7 @@ def test_rebuild_while_batches_are_added_counts_everything_once(
     assert found_by_verify(worker_database) == []
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[[random.Random], int]] = {
     "heavy tail": lambda rng: int(rng.paretovariate(1.1) * 20),
     "bimodal": lambda rng: int(rng.choice((rng.gauss(40, 5), rng.gauss(9_000, 800)))),
     "constant": lambda _: 1_234,
@@ -305,7 +308,8 @@ def test_the_hot_statement_finds_batches_by_their_index_and_opens_only_their_day
     with owner.cursor() as cur:
         cur.execute("ANALYZE analytics.usage_events")
         cur.execute(
-            "EXPLAIN SELECT count(*) FROM analytics.usage_events WHERE batch_id = ANY(%s) AND occurred_at BETWEEN %s AND %s",
+            "EXPLAIN SELECT count(*) FROM analytics.usage_events"
+            " WHERE batch_id = ANY(%s) AND occurred_at BETWEEN %s AND %s",
             ([1, 2], NOW - timedelta(hours=1), NOW),
         )
         plan = "\n".join(row[0] for row in cur.fetchall())
