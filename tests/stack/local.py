@@ -156,6 +156,7 @@ class LocalStack:
     def write_env(self, path: Path, **more: str) -> None:
         """Write the settings as lines that a shell can source; only this user may read them."""
         lines = [f"{name}={shlex.quote(value)}" for name, value in sorted({**self.settings, **more}.items())]
+        path.unlink(missing_ok=True)  # one that is left over keeps its mode
         path.touch(mode=0o600)
         path.write_text("\n".join(lines) + "\n")
 

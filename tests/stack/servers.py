@@ -174,6 +174,8 @@ def start_rabbitmq(folder: Path, log: Path) -> list[Server]:
         "RABBITMQ_PID_FILE": str(folder / "rabbitmq.pid"),
         "RABBITMQ_NODENAME": f"stack{port}@localhost",
         "RABBITMQ_DIST_PORT": str(dist_port),
+        # Then the script becomes the broker instead of waiting beside it, and what kills it kills both.
+        "RUNNING_UNDER_SYSTEMD": "1",
         # Two cores are shared with everything else: busy waiting schedulers would take them.
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none"
         " -kernel inet_dist_use_interface {127,0,0,1}",
