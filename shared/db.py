@@ -7,11 +7,13 @@ down, which libpq reports at once as a lost connection.
 
 import os
 import queue
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.errors as pg_errors
@@ -110,17 +112,39 @@ class _Watchdog:
                 late = [raw for raw, deadline in self._deadlines.items() if deadline < now]
                 for raw in late:
                     del self._deadlines[raw]
-                    with (
-                        suppress(OSError, psycopg2.Error),
-                        socket.socket(fileno=os.dup(raw.fileno())) as peer,
-                    ):
-                        peer.shutdown(socket.SHUT_RDWR)
+                    _cut(raw)
+
+
+def _cut(raw: connection) -> None:
+    """End whatever a thread waits for on a connection, by shutting its socket down."""
+    with suppress(OSError, psycopg2.Error), socket.socket(fileno=os.dup(raw.fileno())) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
 
 
 _watchdog = _Watchdog()
 
 Cursor = cursor
 """What transaction() and query() hand out: psycopg2's cursor."""
+
+
+class Sink(Protocol):
+    """Takes the bytes of a COPY, a row at a time."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+def copy_out(cur: Cursor, statement: str, parameters: Mapping[str, Any], sink: Sink) -> int:
+    """Run a `COPY (...) TO STDOUT` into a sink and return how many rows it had, its header not counted.
+
+    COPY takes no bind parameters on the wire, so they are quoted here by the driver. If the sink raises,
+    that error passes on and the connection is dropped, since the server is in the middle of sending.
+    """
+    try:
+        cur.copy_expert(cur.mogrify(statement, parameters), sink)
+    except BaseException:
+        cur.connection.close()
+        raise
+    return cur.rowcount
 
 
 class Database:
@@ -196,6 +220,31 @@ class Database:
         except BaseException:
             self.close()
             raise
+
+    def wait_notified(self, listen: str, seconds: float) -> bool:
+        """Wait for a notification, at most this long; tell whether one came.
+
+        listen: a LISTEN statement. It is sent each time, so that a connection made anew listens too, and
+        one that is lost is noticed. Raises as transaction() does.
+        """
+        with self.query(time_limit_seconds=10) as cur:
+            cur.execute(listen)
+        raw = self._connection()
+        try:
+            if not raw.notifies and select.select([raw], [], [], seconds)[0]:
+                raw.poll()
+        except psycopg2.Error as error:
+            self.close()
+            raise _translated(error) from error
+        came = bool(raw.notifies)
+        raw.notifies.clear()
+        return came
+
+    def cut(self) -> None:
+        """End what another thread is waiting for here: it gets DatabaseUnavailable at once."""
+        raw = self._raw
+        if raw is not None:
+            _cut(raw)
 
     def _connection(self) -> connection:
         if self._raw is None or self._raw.closed:

@@ -57,3 +57,11 @@ class ObjectStoreUnavailable(DependencyError):
     """The object store cannot be reached or refused the request; try again later."""
 
     dependency = "s3"
+
+
+class ObjectStoreRefused(AnalyticsError):
+    """The object store refused the request; it will until its configuration or these settings change."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(f"{code}: {message}")

@@ -1,0 +1,51 @@
+-- name: snapshot_time
+-- First statement of the snapshot: everything committed before this instant is in it.
+SELECT now();
+
+-- name: hourly
+-- The file of an hourly job. A model name that a spreadsheet would run as a formula gets an apostrophe.
+COPY (
+    SELECT to_char(bucket_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS bucket_start, org_id,
+           CASE WHEN model_id ~ '^[-=+@\t\r]' THEN '''' || model_id ELSE model_id END AS model_id,
+           invocations, errors, trim_scale(input_tokens) AS input_tokens,
+           trim_scale(output_tokens) AS output_tokens, trim_scale(cost_estimate_cents) AS cost_estimate_cents
+    FROM analytics.hourly_rollups AS rollup
+    WHERE org_id = %(org_id)s::uuid
+      AND rollup.bucket_start >= %(window_start)s::timestamptz AND rollup.bucket_start < %(window_end)s::timestamptz
+      AND (%(models)s::text[] IS NULL OR rollup.model_id = ANY (%(models)s::text[]))
+    ORDER BY rollup.bucket_start, rollup.model_id
+) TO STDOUT WITH (FORMAT csv, HEADER);
+
+-- name: daily
+-- The file of a daily job, as that of an hourly one.
+COPY (
+    SELECT to_char(bucket_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS bucket_start, org_id,
+           CASE WHEN model_id ~ '^[-=+@\t\r]' THEN '''' || model_id ELSE model_id END AS model_id,
+           invocations, errors, trim_scale(input_tokens) AS input_tokens,
+           trim_scale(output_tokens) AS output_tokens, trim_scale(cost_estimate_cents) AS cost_estimate_cents
+    FROM analytics.daily_rollups AS rollup
+    WHERE org_id = %(org_id)s::uuid
+      AND rollup.bucket_start >= %(window_start)s::timestamptz AND rollup.bucket_start < %(window_end)s::timestamptz
+      AND (%(models)s::text[] IS NULL OR rollup.model_id = ANY (%(models)s::text[]))
+    ORDER BY rollup.bucket_start, rollup.model_id
+) TO STDOUT WITH (FORMAT csv, HEADER);
+
+-- name: monthly
+-- The file of a monthly job: the days inside the window, summed by UTC month.
+COPY (
+    SELECT to_char(month AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS bucket_start, org_id,
+           CASE WHEN model_id ~ '^[-=+@\t\r]' THEN '''' || model_id ELSE model_id END AS model_id,
+           invocations, errors, trim_scale(input_tokens) AS input_tokens,
+           trim_scale(output_tokens) AS output_tokens, trim_scale(cost_estimate_cents) AS cost_estimate_cents
+    FROM (
+        SELECT date_trunc('month', bucket_start, 'UTC') AS month, org_id, model_id, sum(invocations) AS invocations,
+               sum(errors) AS errors, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+               sum(cost_estimate_cents) AS cost_estimate_cents
+        FROM analytics.daily_rollups
+        WHERE org_id = %(org_id)s::uuid
+          AND bucket_start >= %(window_start)s::timestamptz AND bucket_start < %(window_end)s::timestamptz
+          AND (%(models)s::text[] IS NULL OR model_id = ANY (%(models)s::text[]))
+        GROUP BY month, org_id, model_id
+    ) AS months
+    ORDER BY months.month, months.model_id
+) TO STDOUT WITH (FORMAT csv, HEADER);

@@ -1,0 +1,168 @@
+-- name: create_job
+-- Creates a job and returns it (columns as in find_job); no row when the key is taken: see find_job_by_key.
+INSERT INTO analytics.export_jobs (
+    org_id, granularity, window_start, window_end, models, compress, requested_by, idempotency_key)
+VALUES (%(org_id)s::uuid, %(granularity)s, %(window_start)s, %(window_end)s, %(models)s::text[], %(compress)s,
+        %(requested_by)s, %(idempotency_key)s)
+ON CONFLICT (org_id, idempotency_key) DO NOTHING
+RETURNING job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
+          created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
+          data_as_of, object_key, error;
+
+-- name: find_job_by_key
+-- The job that took an idempotency key, and in a last column whether the same was asked for.
+SELECT job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
+       created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
+       data_as_of, object_key, error,
+       granularity = %(granularity)s AND window_start = %(window_start)s AND window_end = %(window_end)s
+           AND models IS NOT DISTINCT FROM %(models)s::text[] AND compress = %(compress)s AS same_request
+FROM analytics.export_jobs
+WHERE org_id = %(org_id)s::uuid AND idempotency_key = %(idempotency_key)s;
+
+-- name: find_job
+-- One job of an organisation.
+SELECT job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
+       created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
+       data_as_of, object_key, error
+FROM analytics.export_jobs
+WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid;
+
+-- name: list_jobs
+-- An organisation's jobs, newest first, from after a (created_at, job_id) on; columns as in find_job.
+SELECT job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
+       created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
+       data_as_of, object_key, error
+FROM analytics.export_jobs
+WHERE org_id = %(org_id)s::uuid
+  AND (%(status)s::text IS NULL OR status = %(status)s::text)
+  AND (%(before_created_at)s::timestamptz IS NULL
+       OR (created_at, job_id) < (%(before_created_at)s::timestamptz, %(before_job_id)s::uuid))
+ORDER BY created_at DESC, job_id DESC
+LIMIT %(limit)s;
+
+-- name: listen
+-- Asks for the notification that every insert of jobs sends.
+LISTEN analytics_export_jobs;
+
+-- name: claim_job
+-- Takes the oldest job that is due or whose lease has ended, and that has attempts left.
+WITH due AS (
+    SELECT org_id, job_id FROM analytics.export_jobs
+    WHERE status IN ('pending', 'running') AND attempt < %(most_attempts)s
+      AND CASE status WHEN 'pending' THEN not_before ELSE lease_until END <= now()
+    ORDER BY created_at
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE analytics.export_jobs AS job SET
+    status = 'running', attempt = job.attempt + 1, fencing_token = job.fencing_token + 1,
+    started_at = coalesce(job.started_at, now()), lease_until = now() + %(lease)s, worker = %(worker)s,
+    rows_done = 0, leftovers = job.fencing_token > 0
+FROM due
+WHERE job.org_id = due.org_id AND job.job_id = due.job_id
+RETURNING job.org_id, job.job_id, job.granularity, job.window_start, job.window_end, job.models, job.compress,
+          job.attempt, job.fencing_token;
+
+-- name: seconds_until_due
+-- How long until the next retry is due or the next lease ends; NULL when no job waits.
+SELECT extract(epoch FROM min(CASE status WHEN 'pending' THEN greatest(not_before, created_at)
+                                          ELSE lease_until END) - now())::double precision
+FROM analytics.export_jobs
+WHERE status IN ('pending', 'running');
+
+-- name: extend_lease
+-- Keeps a claimed job and shows its progress; no row when the claim was lost.
+UPDATE analytics.export_jobs SET lease_until = now() + %(lease)s, rows_done = %(rows_done)s
+WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token = %(fencing_token)s
+  AND status = 'running';
+
+-- name: succeed
+-- The object is whole; no row when the claim was lost.
+UPDATE analytics.export_jobs SET
+    status = 'succeeded', lease_until = NULL, completed_at = now(), expires_at = now() + %(retention)s,
+    rows_done = %(row_count)s, row_count = %(row_count)s, checksum = %(checksum)s, size_bytes = %(size_bytes)s,
+    data_as_of = %(data_as_of)s, object_key = %(object_key)s, error = NULL
+WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token = %(fencing_token)s
+  AND status = 'running';
+
+-- name: fail_attempt
+-- The attempt failed: due again after a pause, or failed for good once the attempts are used up.
+UPDATE analytics.export_jobs SET
+    status = CASE WHEN attempt < %(most_attempts)s THEN 'pending' ELSE 'failed' END,
+    completed_at = CASE WHEN attempt < %(most_attempts)s THEN NULL ELSE now() END,
+    not_before = now() + %(pause)s, lease_until = NULL, rows_done = 0, error = %(error)s, leftovers = true
+WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token = %(fencing_token)s
+  AND status = 'running'
+RETURNING status;
+
+-- name: give_back
+-- Puts a claimed job back as if this attempt had not been, for a worker that stops.
+UPDATE analytics.export_jobs SET
+    status = 'pending', attempt = attempt - 1, not_before = now(), lease_until = NULL, rows_done = 0,
+    leftovers = true
+WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token = %(fencing_token)s
+  AND status = 'running';
+
+-- name: notify
+-- Wakes the workers as an insert does.
+NOTIFY analytics_export_jobs;
+
+-- name: fail_abandoned
+-- Fails the jobs whose last attempt's worker vanished.
+UPDATE analytics.export_jobs SET
+    status = 'failed', completed_at = now(), lease_until = NULL, leftovers = true, error = %(error)s
+WHERE (org_id, job_id) IN (
+    SELECT org_id, job_id FROM analytics.export_jobs
+    WHERE status IN ('pending', 'running') AND attempt >= %(most_attempts)s
+      AND CASE status WHEN 'pending' THEN not_before ELSE lease_until END <= now()
+    FOR UPDATE SKIP LOCKED)
+RETURNING org_id, job_id;
+
+-- name: expire
+-- From now on these jobs cannot be fetched; their objects are removed next.
+UPDATE analytics.export_jobs SET status = 'expired'
+WHERE (org_id, job_id) IN (
+    SELECT org_id, job_id FROM analytics.export_jobs
+    WHERE object_key IS NOT NULL AND status = 'succeeded' AND expires_at <= now()
+    ORDER BY expires_at LIMIT %(most_jobs)s
+    FOR UPDATE SKIP LOCKED);
+
+-- name: jobs_to_tidy
+-- Finished jobs with objects to remove: all of an expired job's, and those of lost attempts. Locked until
+-- the end of the transaction, so that two workers share the work.
+SELECT org_id, job_id, CASE status WHEN 'succeeded' THEN object_key END AS object_to_keep
+FROM analytics.export_jobs
+WHERE (status = 'expired' AND object_key IS NOT NULL) OR (leftovers AND completed_at IS NOT NULL)
+LIMIT %(most_jobs)s
+FOR UPDATE SKIP LOCKED;
+
+-- name: mark_tidied
+-- No object of the job exists any more but the one of a succeeded job.
+UPDATE analytics.export_jobs SET
+    leftovers = false, object_key = CASE status WHEN 'succeeded' THEN object_key END
+WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid;
+
+-- name: delete_old_jobs
+-- Forgets jobs that ended long ago and have no object any more.
+DELETE FROM analytics.export_jobs
+WHERE (org_id, job_id) IN (
+    SELECT org_id, job_id FROM analytics.export_jobs
+    WHERE status IN ('failed', 'expired') AND object_key IS NULL AND NOT leftovers
+      AND completed_at <= now() - %(age)s
+    LIMIT %(most_jobs)s
+    FOR UPDATE SKIP LOCKED);
+
+-- name: counts
+-- Jobs by status, and the age in seconds of the oldest in it.
+SELECT status, count(*), extract(epoch FROM now() - min(created_at))::double precision
+FROM analytics.export_jobs
+GROUP BY status;
+
+-- name: schedule_month
+-- One monthly job for each organisation with usage in a UTC month; those that have theirs are left alone.
+INSERT INTO analytics.export_jobs (org_id, granularity, window_start, window_end, requested_by, scheduled)
+SELECT DISTINCT org_id, 'monthly', %(month)s::timestamptz, %(next_month)s::timestamptz, 'schedule-monthly', true
+FROM analytics.daily_rollups
+WHERE bucket_start >= %(month)s::timestamptz AND bucket_start < %(next_month)s::timestamptz
+ON CONFLICT (org_id, granularity, window_start) WHERE scheduled DO NOTHING
+RETURNING org_id, job_id;
