@@ -1,13 +1,14 @@
 """What can be wrong with a usage event, and the thorough examination that names every fault of one.
 
-`shared.events` reads good events in one go. Whatever it cannot vouch for comes here: events with a
-fault, a field given twice, names in both spellings, texts that are no strict JSON.
+`shared.events` reads most good events in one go. Whatever it cannot vouch for comes here: events with a
+fault, with unknown keys, with names in both spellings.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from json import JSONDecoder
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -33,7 +34,7 @@ MAX_LATENCY_MS = 2**31 - 1
 MAX_NAME_CHARACTERS = 200
 MAX_ERROR_CODE_CHARACTERS = 128
 
-_MAX_UNKNOWN_KEY_FAULTS = 20
+_MAX_UNKNOWN_FAULTS = 20
 _MAX_DETAIL_FAULTS = 5
 
 
@@ -99,10 +100,10 @@ class Fields(msgspec.Struct, gc=False):
     input_tokens: _Tokens
     output_tokens: _Tokens
     cost_estimate_cents: Raw
-    actor_id: _Name | None | UnsetType = UNSET
-    client_id: _Name | None | UnsetType = UNSET
-    error_code: _ErrorCode | None | UnsetType = UNSET
-    metadata: dict[str, str] | None | UnsetType = UNSET
+    actor_id: _Name | UnsetType | None = UNSET
+    client_id: _Name | UnsetType | None = UNSET
+    error_code: _ErrorCode | UnsetType | None = UNSET
+    metadata: dict[str, str] | UnsetType | None = UNSET
 
 
 _UUID_RULE = "a UUID of 36 characters with hyphens"
@@ -127,7 +128,7 @@ RULES = {
 """What each field must be, to end the sentence `latencyMs must be …`."""
 
 # What a field means, where its type does not say it all: equal meanings are equal here.
-_MEANINGS: dict[str, Callable[[Any], object]] = {
+_MEANINGS: dict[str, Callable[[Any], Any]] = {
     "event_id": uuid_text,
     "org_id": org_id_text,
     "occurred_at": instant,
@@ -140,7 +141,7 @@ class _Field(NamedTuple):
     name: str
     camel_name: str
     decoder: msgspec.json.Decoder[Any]
-    meaning: Callable[[Any], object]
+    meaning: Callable[[Any], Any]
     required: bool
 
 
@@ -164,30 +165,14 @@ FIELD_BY_SPELLING = {name: field for field in _FIELDS for name in (field.name, f
 
 _decode_any = msgspec.json.Decoder(Raw).decode
 _decode_string = msgspec.json.Decoder(str).decode
-pairs_decoder = JSONDecoder(object_pairs_hook=list, parse_int=str, parse_float=str)
+decode_pairs = JSONDecoder(object_pairs_hook=list, parse_int=str, parse_float=str).decode
 """Reads JSON objects as lists of pairs, so that nothing given twice is lost; numbers stay texts."""
 
-_scan = JSONDecoder(parse_int=str, parse_float=str).raw_decode
-_WHITESPACE = re.compile(r"[ \t\n\r]*")
+_BLANKS = b" \t\n\r"
+# An unclosed string is taken to the end of the text, so that no text takes more than one look.
+_MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
+_MEMBER = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:(.*)', re.DOTALL)
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_NEARLY_JSON = re.compile(rb"NaN|Infinity|\\(?:u[dD][89a-fA-F][0-9a-fA-F]{2}|.)", re.DOTALL)
-
-
-def masked(raw: bytes) -> bytes:
-    """Return a text of the same length without the two things that make nearly-JSON no JSON.
-
-    NaN and Infinity, which Python's encoder writes, become digits, and each half of a surrogate pair
-    becomes an `A`. So one bad value can be pinned to its field, and one bad event to its place in a
-    batch. What is found so must be judged by its own text.
-    """
-    return _NEARLY_JSON.sub(_masked_match, raw)
-
-
-def _masked_match(match: re.Match[bytes]) -> bytes:
-    found = match[0]
-    if found[0] != ord("\\"):
-        return b"1" * len(found)
-    return b"\\u0041" if len(found) > 2 else found
 
 
 def holds_nul(raw: bytes) -> bool:
@@ -195,94 +180,79 @@ def holds_nul(raw: bytes) -> bool:
     return _NUL.search(raw) is not None
 
 
-def json_fault(raw: bytes, error: Exception) -> InvalidEvent:
-    """Say why a text is no JSON. error: what its decoder raised."""
+def text_fault(field: str, raw: bytes) -> Fault | None:
+    """Find what no JSON text may hold, whatever its field (empty for a whole event or message)."""
+    subject = field or "the text"
     if raw.startswith(b"\xef\xbb\xbf"):
-        return InvalidEvent.of(Reason.INVALID_JSON, "starts with a byte-order mark")
-    if isinstance(error, RecursionError):
-        return InvalidEvent.of(Reason.INVALID_JSON, "arrays or objects are nested too deeply")
+        return Fault(field, Reason.INVALID_JSON, f"{subject} starts with a byte-order mark")
     try:
-        raw.decode()
-    except UnicodeDecodeError as utf8_error:
-        return InvalidEvent.of(Reason.INVALID_UTF8, f"is not UTF-8 (byte {utf8_error.start})")
-    return InvalidEvent.of(Reason.INVALID_JSON, str(error))
+        raw.decode()  # msgspec does not look into strings it skips
+        _decode_any(raw)
+    except UnicodeDecodeError as error:
+        return Fault(field, Reason.INVALID_UTF8, f"{subject} is not UTF-8 (byte {error.start})")
+    except msgspec.DecodeError as error:
+        return Fault(field, Reason.INVALID_JSON, f"{subject} is not JSON: {error}")
+    except RecursionError:
+        return Fault(field, Reason.INVALID_JSON, f"{subject} is nested too deeply")
+    if holds_nul(raw):
+        return Fault(field, Reason.INVALID_FIELD, f"{subject} holds a NUL character")
+    return None
+
+
+def cut(text: bytes) -> list[bytes]:
+    """Cut a JSON array or object at its own commas, whatever its elements or members are.
+
+    Each is yet to be judged, so one that is no JSON does not hide the others. Raises InvalidEvent when
+    the brackets do not close at the text's end, or there is nothing before or after a comma.
+    """
+    depth = 0
+    edges: list[int] = []
+    for mark in _MARK.finditer(text):
+        first = mark[0][0]
+        if first in b"[{":
+            depth += 1
+        elif first in b"]}":
+            depth -= 1
+        if depth == 0 or (depth == 1 and (first == ord(",") or not edges)):
+            edges.append(mark.start())
+        if depth == 0:
+            break
+    outer = bytes(text[edge] for edge in (*edges[:1], *edges[-1:]))
+    if depth != 0 or outer not in {b"[]", b"{}"} or text[edges[-1] + 1 :].strip(_BLANKS):
+        raise InvalidEvent.of(Reason.INVALID_JSON, "the text is not JSON: its brackets do not match")
+    pieces = [text[start + 1 : end].strip(_BLANKS) for start, end in pairwise(edges)]
+    if pieces == [b""]:
+        return []
+    if b"" in pieces:
+        raise InvalidEvent.of(Reason.INVALID_JSON, "the text is not JSON: a comma too many")
+    return pieces
 
 
 def examine(raw: bytes, now: datetime) -> Fields:
-    """Return the fields of an event that has no fault.
-
-    Raises InvalidEvent with every fault.
-    """
-    shape = masked(raw)
-    try:
-        _decode_any(shape)
-        if not shape.lstrip().startswith(b"{"):
-            raise InvalidEvent.of(Reason.NOT_AN_OBJECT, "an event must be a JSON object")
-        # Latin-1 has one character for each byte, so that places in the text are places in the bytes.
-        members = list(_members(shape.decode("latin-1")))
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise json_fault(raw, error) from error
+    """Return the fields of an event that has no fault. Raises InvalidEvent with every fault."""
+    if not raw.lstrip(_BLANKS).startswith(b"{"):
+        fault = text_fault("", raw)
+        raise InvalidEvent([fault or Fault("", Reason.NOT_AN_OBJECT, "an event must be a JSON object")])
     found: dict[str, list[bytes]] = {field.name: [] for field in _FIELDS}
-    unknown: dict[str, Fault] = {}
-    for name, value in members:
-        field = _field_named(raw[name])
+    unknown: list[Fault] = []
+    for piece in cut(raw):
+        member = _MEMBER.fullmatch(piece)
+        if member is None:
+            unknown.append(Fault("", Reason.INVALID_JSON, "the text is not JSON: a member without a name"))
+            continue
+        name_fault = text_fault("", member[1])
+        name = "" if name_fault else _decode_string(member[1])
+        field = FIELD_BY_SPELLING.get(name)
         if field is not None:
-            found[field.name].append(raw[value])
-        elif len(unknown) < _MAX_UNKNOWN_KEY_FAULTS:
-            fault = _text_fault(_shown(raw[name]), raw[name]) or _text_fault(_shown(raw[name]), raw[value])
-            if fault:
-                unknown[fault.field] = fault
+            found[field.name].append(member[2])
+        elif fault := name_fault or text_fault(ascii(name)[1:-1][:64], member[2]):
+            unknown.append(fault)
     faults: list[Fault] = []
     values = {field.name: _read(field, found[field.name], now, faults) for field in _FIELDS}
-    faults += unknown.values()
+    faults += unknown[:_MAX_UNKNOWN_FAULTS]
     if faults:
         raise InvalidEvent(faults)
     return Fields(**values)
-
-
-def _members(text: str) -> Iterator[tuple[slice, slice]]:
-    """Yield where the name and the value of each member of a valid JSON object stand."""
-    position = _after_whitespace(text, text.index("{") + 1)
-    while text[position] != "}":
-        name_start = _after_whitespace(text, position)
-        _, name_end = _scan(text, name_start)
-        value_start = _after_whitespace(text, _after_whitespace(text, name_end) + 1)
-        _, value_end = _scan(text, value_start)
-        yield slice(name_start, name_end), slice(value_start, value_end)
-        position = _after_whitespace(text, value_end)
-        if text[position] == ",":
-            position += 1
-
-
-def _after_whitespace(text: str, position: int) -> int:
-    match = _WHITESPACE.match(text, position)
-    return match.end() if match else position
-
-
-def _field_named(raw_name: bytes) -> _Field | None:
-    try:
-        return FIELD_BY_SPELLING.get(_decode_string(raw_name))
-    except ValueError:
-        return None
-
-
-def _shown(raw_name: bytes) -> str:
-    """Return the name of an unknown key fit for a header: printable ASCII, not long."""
-    return raw_name[1:-1][:64].decode("ascii", "backslashreplace")
-
-
-def _text_fault(name: str, raw: bytes) -> Fault | None:
-    """Find what no text of an event may hold, whatever its field."""
-    try:
-        raw.decode()
-        _decode_any(raw)
-    except UnicodeDecodeError:
-        return Fault(name, Reason.INVALID_UTF8, f"{name} is not UTF-8")
-    except msgspec.DecodeError:
-        return Fault(name, Reason.INVALID_FIELD, f"{name} holds half a surrogate pair, NaN or Infinity")
-    if holds_nul(raw):
-        return Fault(name, Reason.INVALID_FIELD, f"{name} holds a NUL character")
-    return None
 
 
 def _read(field: _Field, texts: list[bytes], now: datetime, faults: list[Fault]) -> Any:
@@ -295,7 +265,7 @@ def _read(field: _Field, texts: list[bytes], now: datetime, faults: list[Fault])
     value: Any = UNSET
     meanings = []
     for text in texts:
-        fault = _text_fault(name, text)
+        fault = text_fault(name, text)
         if fault:
             faults.append(fault)
             return UNSET
@@ -317,7 +287,7 @@ def _repeats_a_key(field: _Field, texts: list[bytes]) -> bool:
     """Whether metadata gives a key twice with different values."""
     if field.name != "metadata":
         return False
-    pairs = [pairs_decoder.decode(text.decode()) or () for text in texts]
+    pairs = [decode_pairs(text.decode()) or () for text in texts]
     return any(len(set(given)) != len(dict(given)) for given in pairs)
 
 

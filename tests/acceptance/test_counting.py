@@ -82,7 +82,7 @@ def test_five_hundred_malformed_events_reach_the_dead_letters_with_their_reasons
         ("not-an-object", lambda _: b'"an event"'),
         ("missing-field", lambda event: encode({k: v for k, v in event.items() if k != "latencyMs"})),
         ("invalid-field", lambda event: encode(event | {"inputTokens": Decimal("1000.7")})),
-        ("occurred-at-out-of-range", lambda event: encode(event | {"occurredAt": "2019-01-01T00:00:00Z"})),
+        ("occurred-at-too-old", lambda event: encode(event | {"occurredAt": "2019-01-01T00:00:00Z"})),
     ]
     malformed = [(reason, spoil(router.event())) for reason, spoil in spoilers for _ in range(100)]
     messages = [encode(event) for event in good[:2_500]] + [body for _, body in malformed]

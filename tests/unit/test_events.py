@@ -1,0 +1,469 @@
+"""The door: which usage events are let in, as what, and what every refused one is told."""
+
+import json
+import re
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared import events
+from shared.event_faults import RULES, Fields, InvalidEvent, Reason, examine
+from shared.events import COPY_COLUMNS, Event, decode_event, split_message
+
+NOW = datetime(2026, 11, 23, 9, 4, tzinfo=UTC)
+GOOD: dict[str, Any] = {
+    "eventId": "0193586A-5b7c-7def-8123-456789abcdef",
+    "orgId": "11111111-2222-4333-8444-555555555555",
+    "occurredAt": "2026-11-23T09:03:59.25Z",
+    "modelId": "meta-llama/Llama-3.1-8B",
+    "status": "success",
+    "latencyMs": 250,
+    "inputTokens": 12,
+    "outputTokens": 34,
+    "costEstimateCents": 0.25,
+}
+ABSENT = object()
+
+
+def event(**changes: Any) -> bytes:
+    """Write the good event with some fields changed, added, or left out (ABSENT)."""
+    fields = {key: value for key, value in (GOOD | changes).items() if value is not ABSENT}
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def with_text(field: str, json_text: str | bytes) -> bytes:
+    """Write the good event with a field, or an unknown key, whose JSON text is given as it is."""
+    text = json_text.encode() if isinstance(json_text, str) else json_text
+    return event(**{field: ABSENT})[:-1] + b', "' + field.encode() + b'": ' + text + b"}"
+
+
+def stored(raw: bytes) -> dict[str, str | None]:
+    """Return an event's COPY fields by column, as PostgreSQL would read them."""
+    return dict(zip(COPY_COLUMNS, from_copy(decode_event(raw, NOW).copy_line), strict=True))
+
+
+def from_copy(line: str) -> list[str | None]:
+    r"""Read a line of COPY's text format, after PostgreSQL's documentation; \N is NULL."""
+    plain = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+    return [
+        None if field == r"\N" else re.sub(r"\\(.)", lambda m: plain.get(m[1], m[1]), field, flags=re.DOTALL)
+        for field in line.split("\t")
+    ]
+
+
+def faults_of(raw: bytes) -> list[tuple[str, str]]:
+    """Return what is wrong with an event: fields and reasons."""
+    with pytest.raises(InvalidEvent) as caught:
+        decode_event(raw, NOW)
+    refused = caught.value
+    assert refused.reason == refused.faults[0].reason
+    assert refused.detail.isascii()
+    assert refused.detail.isprintable()
+    return [(fault.field, str(fault.reason)) for fault in refused.faults]
+
+
+def test_a_good_event_is_stored_as_it_was_meant() -> None:
+    raw = event(actorId="user-1", errorCode=None, metadata={"b": "x\ty", "a": "ü\\"})
+    decoded = decode_event(raw, NOW)
+    assert (decoded.event_id, decoded.org_id) == (GOOD["eventId"].lower(), GOOD["orgId"])
+    assert decoded.occurred_at == datetime(2026, 11, 23, 9, 3, 59, 250_000, UTC)
+    assert stored(raw) == {
+        "event_id": "0193586a-5b7c-7def-8123-456789abcdef",
+        "org_id": GOOD["orgId"],
+        "occurred_at": "2026-11-23T09:03:59.250000Z",
+        "model_id": "meta-llama/Llama-3.1-8B",
+        "status": "success",
+        "latency_ms": "250",
+        "input_tokens": "12",
+        "output_tokens": "34",
+        "cost_estimate_cents": "0.25",
+        "actor_id": "user-1",
+        "client_id": None,
+        "error_code": None,
+        "metadata": '{"a":"ü\\\\","b":"x\\ty"}',
+        "content_digest": str(decoded.content_digest),
+    }
+
+
+# Each pair: a field's JSON text, and the text that is stored of it.
+ACCEPTED = [
+    ("eventId", f'"{"F" * 8}-{"F" * 4}-{"F" * 4}-{"F" * 4}-{"F" * 12}"', str(uuid.UUID(int=2**128 - 1))),
+    ("eventId", f'"{uuid.UUID(int=0)}"', str(uuid.UUID(int=0))),
+    ("occurredAt", '"2026-11-24T09:04:00Z"', "2026-11-24T09:04:00.000000Z"),
+    ("occurredAt", '"2025-10-19T09:04:00Z"', "2025-10-19T09:04:00.000000Z"),
+    ("occurredAt", '"2026-11-23T14:33:59+05:30"', "2026-11-23T09:03:59.000000Z"),
+    ("occurredAt", '"2026-11-23T00:03:59-09:00"', "2026-11-23T09:03:59.000000Z"),
+    ("occurredAt", '"2026-11-23t09:03:59.1z"', "2026-11-23T09:03:59.100000Z"),
+    ("occurredAt", '"2026-11-23T08:59:59.999999999Z"', "2026-11-23T08:59:59.999999Z"),
+    ("occurredAt", f'"2026-11-23T08:59:59.{"9" * 40}+00:00"', "2026-11-23T08:59:59.999999Z"),
+    ("modelId", json.dumps("😀" * 200), "😀" * 200),
+    ("modelId", '"0193586a-5b7c-7def-8123-456789abcdef"', "0193586a-5b7c-7def-8123-456789abcdef"),
+    ("modelId", r'"tab\t line\n return\r"', "tab\t line\n return\r"),
+    ("modelId", r'"back\\slash \" quote"', 'back\\slash " quote'),
+    ("modelId", r'"\\u0000 is six characters"', "\\u0000 is six characters"),
+    ("actorId", r'"\\N"', "\\N"),
+    ("actorId", "null", None),
+    ("errorCode", json.dumps("E" * 128), "E" * 128),
+    ("status", '"throttled"', "throttled"),
+    ("latencyMs", "2147483647", "2147483647"),
+    ("latencyMs", "-0", "0"),
+    ("inputTokens", "1000000000000", "1000000000000"),
+    ("costEstimateCents", "0", "0"),
+    ("costEstimateCents", "-0.0", "0"),
+    ("costEstimateCents", "0.000015", "0.000015"),
+    ("costEstimateCents", "1.5e-5", "0.000015"),
+    ("costEstimateCents", "1E2", "100"),
+    ("costEstimateCents", "100", "100"),
+    ("costEstimateCents", "1.2500", "1.25"),
+    ("costEstimateCents", "0.00000000005", "0"),  # a half goes to the even neighbour
+    ("costEstimateCents", "0.00000000015", "0.0000000002"),
+    ("costEstimateCents", "0.00000000025", "0.0000000002"),
+    ("costEstimateCents", "0.000000000250000000000000000000000000000000000001", "0.0000000003"),
+    ("costEstimateCents", "0.1234567890123456789", "0.123456789"),
+    ("costEstimateCents", "999999999999.9999999999", "999999999999.9999999999"),
+    ("costEstimateCents", "1e-400", "0"),
+    ("costEstimateCents", "0e400", "0"),
+    ("metadata", "null", "{}"),
+    ("metadata", '{"b": "2", "a": "1"}', '{"a":"1","b":"2"}'),
+    ("metadata", json.dumps({"k": "v" * (16 * 1024 - 8)}), '{"k":"' + "v" * (16 * 1024 - 8) + '"}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "text", "wanted"), ACCEPTED)
+def test_a_value_within_its_rule_is_stored_exactly(field: str, text: str, wanted: str | None) -> None:
+    column = re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", field)
+    assert stored(with_text(field, text))[column] == wanted
+
+
+def test_an_optional_field_may_be_left_out_or_null_which_is_the_same() -> None:
+    nulls = event(actorId=None, clientId=None, errorCode=None, metadata=None)
+    assert decode_event(nulls, NOW) == decode_event(event(), NOW) == decode_event(event(metadata={}), NOW)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    ["1", "null", r'"a \" quote"', '{"eventId": [1e400, 12345678901234567890]}', "[" * 90 + "]" * 90],
+)  # fmt: skip
+def test_unknown_keys_are_ignored(unknown: str) -> None:
+    assert decode_event(with_text("traceId", unknown), NOW) == decode_event(event(), NOW)
+
+
+def test_a_field_given_again_with_the_same_meaning_is_that_field() -> None:
+    again = {
+        "cost_estimate_cents": "2.5e-1",
+        "org_id": f'"{GOOD["orgId"]}"',
+        "occurred_at": '"2026-11-23T10:03:59.250+01:00"',
+        "eventId": f'"{GOOD["eventId"].lower()}"',
+    }
+    for name, text in again.items():
+        assert decode_event(event()[:-1] + f', "{name}": {text}}}'.encode(), NOW) == decode_event(
+            event(), NOW
+        )
+
+
+INVALID = [
+    *((field, "null") for field in GOOD),
+    *((field, text) for field in ("eventId", "orgId") for text in (
+        '""', "1", '"0193586a5b7c7def8123456789abcdef"', '"{0193586a-5b7c-7def-8123-456789abcdef}"',
+        '"urn:uuid:0193586a-5b7c-7def-8123-456789abcdef"', '"0193586a-5b7c-7def-8123-456789abcde"',
+        '"0193586a-5b7c-7def-8123-456789abcdeg"', '"0193586a-5b7c-7def-8123-456789abcde\uff11"',
+        '"0193586a_5b7c_7def_8123_456789abcdef"', '" 0193586a-5b7c-7def-8123-456789abcde"')),
+    ("orgId", '"00000000-0000-0000-0000-000000000000"'),
+    *(("occurredAt", f'"{text}"') for text in (
+        "", "tomorrow", "now", "infinity", "1763888639", "2026-11-23", "20261123T090359Z",
+        "2026-11-23T09:03:59",
+        "2026-11-23 09:03:59Z", "2026-W48-1T09:03:59Z", "2026-11-23T09:03Z", "2026-11-23T09:03:59,5Z",
+        "2026-11-23T09:03:59.Z", "2026-11-23T24:00:00Z", "2026-11-23T09:03:60Z", "2026-11-31T09:03:59Z",
+        "2026-11-23T09:03:59+0100", "2026-11-23T09:03:59+24:00", "2026-11-23T09:03:59+01",
+        "2026-11-23T09:03:59+01:60",
+        "\uff12026-11-23T09:03:59Z", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00+01:00",
+        "9999-12-31T23:59:59-01:00", " 2026-11-23T09:03:59Z", "2026-11-23T09:03:59Z ",
+        "2026-11-23T09:03:59Z+00:00")),
+    ("occurredAt", "1763888639"),
+    *((field, text) for field in ("modelId", "actorId", "clientId") for text in (
+        '""', "1", '["a"]', json.dumps("x" * 201), r'"a\u0000b"')),
+    *(("errorCode", text) for text in ('""', "500", json.dumps("x" * 129))),
+    *(("status", text) for text in ('""', '"Success"', '"failed"', "1", '["success"]')),
+    *((field, text) for field in ("latencyMs", "inputTokens", "outputTokens") for text in (
+        "-1", "1000.7", "12.0", "1e3", '"12"', "true", "[1]", "9223372036854775808", "1000000000001",
+        "1" * 5000)),
+    ("latencyMs", "2147483648"),
+    *(("costEstimateCents", text) for text in (
+        '"1"', "true", "[]", "{}", "-1", "-0.00000000001", "-1e-400", "1e12", "1000000000000", "1e400",
+        "1e999999999999999999999")),
+    *(("metadata", text) for text in (
+        '""', "[]", "1", '{"a": 1}', '{"a": null}', '{"a": {}}', r'{"a\u0000": "b"}', r'{"a": "\u0000"}',
+        json.dumps({"k": "v" * (16 * 1024 - 7)}), json.dumps({"k": "ü" * (8 * 1024 - 3)}))),
+    ("traceId", r'"\u0000"'),
+    ("traceId", r'{"deep": [{"\u0000": 1}]}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "text"), INVALID)
+def test_a_value_outside_its_rule_is_refused_by_name(field: str, text: str) -> None:
+    assert faults_of(with_text(field, text)) == [(field, "invalid-field")]
+
+
+NO_JSON = [
+    "NaN", "Infinity", "-Infinity", r'"\ud800"', r'"\udc00 a"', r'"\ud800A"', "01", "1.", "+1", "tru", "",
+    "1 2", "'a'",
+    '"a\x00b"', '"a\nb"', r'"\x41"', '{"a": NaN}', "[1,]", "[}", "[" * 100_000 + "]" * 100_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_JSON, ids=lambda text: ascii(text[:20]))
+@pytest.mark.parametrize("field", ["modelId", "costEstimateCents", "metadata", "traceId"])
+def test_a_value_that_is_no_json_is_refused_by_name(field: str, text: str) -> None:
+    assert faults_of(with_text(field, text)) == [(field, "invalid-json")]
+
+
+@pytest.mark.parametrize("text", [b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\x80"', '"ü"'.encode("utf-16-le")])
+@pytest.mark.parametrize("field", ["modelId", "metadata", "traceId"])
+def test_bytes_that_are_no_utf_8_are_refused_under_every_key(field: str, text: bytes) -> None:
+    assert faults_of(with_text(field, text))[0][1] in {"invalid-utf8", "invalid-json"}
+    assert faults_of(with_text(field, b'["\xff"]')) == [(field, "invalid-utf8")]
+
+
+WHOLE: list[tuple[bytes, str]] = [
+    (b"", "invalid-json"),
+    (event()[:-1], "invalid-json"),
+    (event() + b"x", "invalid-json"),
+    (event()[:-1] + b",}", "invalid-json"),
+    (event()[:-1] + b', "a" 1}', "invalid-json"),
+    (event()[:-1] + b", 1: 2}", "invalid-json"),
+    (event()[:-1] + b"]", "invalid-json"),
+    (b"\xef\xbb\xbf" + event(), "invalid-json"),
+    (b"[" * 100_000, "invalid-json"),
+    (event().decode().encode("utf-16"), "invalid-utf8"),
+    (b"\xff", "invalid-utf8"),
+    (event()[:-1] + b', "\xff": 1}', "invalid-utf8"),
+    (event()[:-1] + rb', "\ud800": 1}', "invalid-json"),
+    (event()[:-1] + rb', "\u0000": 1}', "invalid-field"),
+    (b'"an event"', "not-an-object"),
+    (b"null", "not-an-object"),
+    (b"[" + event() + b"]", "not-an-object"),
+]
+
+
+@pytest.mark.parametrize(("raw", "reason"), WHOLE, ids=[ascii(raw[-20:]) for raw, _ in WHOLE])
+def test_a_text_that_is_no_event_at_all_says_why(raw: bytes, reason: str) -> None:
+    assert faults_of(raw) == [("", reason)]
+
+
+@pytest.mark.parametrize("field", GOOD)
+def test_a_required_field_that_is_missing_is_named(field: str) -> None:
+    assert faults_of(event(**{field: ABSENT})) == [(field, "missing-field")]
+
+
+@pytest.mark.parametrize(
+    ("again", "field"),
+    [
+        ('"event_id": "0193586a-5b7c-7def-8123-456789abcdee"', "eventId"),
+        ('"latencyMs": 251', "latencyMs"),
+        ('"latency_ms": 251', "latencyMs"),
+        ('"cost_estimate_cents": 0.2500000001', "costEstimateCents"),
+        ('"actorId": "a", "actor_id": null', "actorId"),
+        ('"metadata": {"a": "1", "a": "2"}', "metadata"),
+        ('"metadata": {"a": "1"}, "metadata": {}', "metadata"),
+        (r'"status": "success", "st\u0061tus": "error"', "status"),
+    ],
+)
+def test_a_field_given_twice_with_different_values_is_ambiguous(again: str, field: str) -> None:
+    assert faults_of(event()[:-1] + f", {again}}}".encode()) == [(field, "ambiguous-field")]
+
+
+@pytest.mark.parametrize(
+    ("off", "reason"),
+    [
+        (timedelta(hours=24, microseconds=1), "occurred-at-in-future"),
+        (timedelta(days=-400, microseconds=-1), "occurred-at-too-old"),
+        (timedelta(days=2900_000), "occurred-at-in-future"),
+    ],
+)
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=-5))])
+def test_a_time_outside_the_window_is_refused(off: timedelta, reason: str, zone: timezone) -> None:
+    text = (NOW + off).astimezone(zone).isoformat()
+    assert faults_of(event(occurredAt=text)) == [("occurredAt", reason)]
+
+
+def test_every_fault_of_an_event_is_named_in_the_contract_s_order() -> None:
+    raw = with_text("traceId", "NaN").replace(b'"latencyMs": 250', b'"latencyMs": "250"')
+    raw = raw.replace(b'"status": "success", ', b"").replace(b'"modelId"', b'"event_id": "x", "modelId"')
+    assert faults_of(raw) == [
+        ("eventId", "invalid-field"),
+        ("status", "missing-field"),
+        ("latencyMs", "invalid-field"),
+        ("traceId", "invalid-json"),
+    ]
+    with pytest.raises(InvalidEvent, match=f"latencyMs must be {RULES['latency_ms']}"):
+        decode_event(raw, NOW)
+    with pytest.raises(InvalidEvent, match="and 4 more faults"):
+        decode_event(b"{}", NOW)
+
+
+def test_a_message_is_one_event_or_a_batch() -> None:
+    assert split_message(event()) == [event()]
+    assert split_message(b" \n" + event()) == [b" \n" + event()]
+    assert split_message(b"[" + event() + b" ,\n1]") == [event(), b"1"]
+    assert len(split_message(b"[" + b",".join([b"{}"] * 1_000) + b"]")) == 1_000
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"NaN",
+        b"\xff",
+        rb'{"a": "\ud800"}',
+        rb'{"a": "],[\""}',
+        b'{"a": tru}',
+        b'{"a": 1} {"b": 2}',
+        b"[" * 5_000 + b"]" * 5_000,
+    ],
+    ids=lambda bad: ascii(bad[:20]),
+)
+def test_an_element_that_is_no_event_harms_no_other_of_its_batch(bad: bytes) -> None:
+    good = event(metadata={'"]': '},{\\"'})
+    assert split_message(b" [" + good + b"," + bad + b" , " + good + b"]\n") == [good, bad, good]
+    assert faults_of(bad)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"a":"' + b"x" * 2**20 + b'"}', "message-too-large"),
+        (b"[" + b",".join([b"{}"] * 1_001) + b"]", "batch-too-large"),
+        (b"[NaN," + b",".join([b"{}"] * 1_000) + b"]", "batch-too-large"),
+        (b" [ ] ", "empty-batch"),
+        (b"", "invalid-json"),
+        (b"[", "invalid-json"),
+        (b"[" * 100_000, "invalid-json"),
+        (b"[{},]", "invalid-json"),
+        (b"[{}}", "invalid-json"),
+        (b"[{}] x", "invalid-json"),
+        (b"[{}", "invalid-json"),
+        (b'["', "invalid-json"),
+        (b"\xef\xbb\xbf[{}]", "invalid-json"),
+        (b"\xfe\xff[", "invalid-utf8"),
+        (b"12", "not-an-object"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ascii(value[:20]),
+)
+def test_a_message_that_is_neither_says_why(body: bytes, reason: str) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        split_message(body)
+    assert caught.value.reason == reason
+
+
+quick = settings(max_examples=150, deadline=None)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+NUMBERS = st.one_of(
+    st.integers(-(10**13), 10**13).map(str),
+    st.decimals(-1, 10**13, allow_nan=False).map(str),
+    st.builds("{}e{}".format, st.integers(-9, 999), st.integers(-30, 30)),
+).map(lambda text: text.replace("E", "e"))
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "modelId": TEXT,
+        "actorId": TEXT | st.none(),
+        "clientId": TEXT | st.none(),
+        "errorCode": TEXT,
+        "latencyMs": st.integers(0, 2**31 - 1),
+        "inputTokens": st.integers(0, 10**12),
+        "costEstimateCents": st.floats(0, 1e11),
+        "metadata": st.dictionaries(TEXT, TEXT, max_size=3),
+        "traceId": st.recursive(st.none() | TEXT, lambda inner: st.lists(inner, max_size=2)),
+    },
+)
+
+
+SPOILERS = (b"", b'"', b"\\", b"\\u0000", b"\\ud800", b"\xff", b"{", b"]", b",", b":", b"9", b" ")
+
+
+@st.composite
+def spoiled(draw: st.DrawFn) -> bytes:
+    """An event, mostly a good one, with a few bytes replaced, left out or doubled."""
+    raw = event(**draw(CHANGES))
+    for _ in range(draw(st.integers(0, 2))):
+        start = draw(st.integers(0, len(raw)))
+        end = draw(st.integers(start, min(start + 30, len(raw))))
+        raw = raw[:start] + draw(st.sampled_from([*SPOILERS, raw[start:end] * 2])) + raw[end:]
+    return raw
+
+
+def outcome(judge: Callable[[], Event]) -> Event | list[tuple[str, Reason]]:
+    """Return the event or its faults; any other exception is the test's failure."""
+    try:
+        return judge()
+    except InvalidEvent as refused:
+        return [(fault.field, fault.reason) for fault in refused.faults]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(spoiled(), st.binary(max_size=40), st.text('[]{}",:\\u0d8 tNa1-', max_size=30).map(str.encode))
+)
+def test_any_bytes_are_an_event_or_refused_and_the_quick_look_agrees_with_the_thorough_one(
+    raw: bytes,
+) -> None:
+    def thoroughly() -> Event:
+        return events._event(examine(raw, NOW), NOW, escapes=True)
+
+    assert outcome(lambda: decode_event(raw, NOW)) == outcome(thoroughly)
+    with suppress(InvalidEvent):
+        for element in split_message(raw):
+            outcome(lambda element=element: decode_event(element, NOW))  # type: ignore[misc]
+
+
+@quick
+@given(NUMBERS)
+def test_a_cost_is_the_exact_decimal_rounded_half_to_even_at_the_tenth(text: str) -> None:
+    value = Decimal(text)
+    raw = with_text("costEstimateCents", text)
+    if not 0 <= value < 10**12:
+        assert faults_of(raw) == [("costEstimateCents", "invalid-field")]
+        return
+    kept = stored(raw)["cost_estimate_cents"]
+    assert kept is not None
+    wanted = value.quantize(Decimal("1e-10"), context=Context(prec=60, rounding=ROUND_HALF_EVEN))
+    assert Decimal(kept) == wanted
+    assert re.fullmatch(r"(0|[1-9][0-9]*)(\.[0-9]{0,9}[1-9])?", kept)
+
+
+@quick
+@given(CHANGES)
+def test_copy_reads_back_what_the_producer_wrote_whatever_the_texts_hold(changes: dict[str, Any]) -> None:
+    fields = stored(event(**changes))
+    wanted = GOOD | {"actorId": None, "clientId": None, "errorCode": None, "metadata": {}} | changes
+    for column, name in (
+        ("model_id", "modelId"),
+        ("actor_id", "actorId"),
+        ("client_id", "clientId"),
+        ("error_code", "errorCode"),
+    ):
+        assert fields[column] == wanted[name]  # fmt: skip
+    assert json.loads(fields["metadata"] or "") == wanted["metadata"]
+    line = decode_event(event(**changes), NOW).copy_line
+    assert "\n" not in line
+    assert "\r" not in line
+
+
+@quick
+@given(CHANGES)
+def test_both_spellings_and_any_order_have_one_digest_and_another_value_has_another(
+    changes: dict[str, Any],
+) -> None:
+    camel = decode_event(event(**changes), NOW)
+    fields = json.loads(event(**changes))
+    snake = {re.sub("[A-Z]", lambda m: f"_{m[0].lower()}", key): fields[key] for key in reversed(fields)}
+    assert set(snake) - {"trace_id"} <= set(Fields.__struct_fields__)
+    assert decode_event(json.dumps(snake).encode(), NOW) == camel
+    other = decode_event(event(**changes | {"outputTokens": 35}), NOW)
+    assert other.content_digest != camel.content_digest
