@@ -1,0 +1,52 @@
+"""SQL by name: what a file of statements gives, and what it may not hold."""
+
+from pathlib import Path
+
+import pytest
+
+from shared import statements
+from shared.statements import SQL_FOLDER, load_statements
+
+TWO = """-- Words before the first name belong to nobody.
+-- name: first
+-- Says one.
+SELECT %(one)s;
+
+-- name: second_2
+-- Says two. A comment may mention -- name: something without naming it.
+SELECT 2;
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(statements, "SQL_FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_statements_come_by_name_with_their_comments(folder: Path) -> None:
+    (folder / "some.sql").write_text(TWO)
+    assert load_statements("some.sql") == {
+        "first": "-- Says one.\nSELECT %(one)s;",
+        "second_2": "-- Says two. A comment may mention -- name: something without naming it.\nSELECT 2;",
+    }
+
+
+def test_a_name_that_stands_twice_is_refused(folder: Path) -> None:
+    (folder / "some.sql").write_text(TWO + "\n-- name: first\n-- Again.\nSELECT 3;\n")
+    with pytest.raises(ValueError, match=r"some\.sql names a statement twice"):
+        load_statements("some.sql")
+
+
+def test_a_file_that_is_missing_is_an_error(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        load_statements("nothing.sql")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SQL_FOLDER.glob("*.sql")))
+def test_every_statement_of_the_house_is_one_statement(name: str) -> None:
+    for statement, text in load_statements(name).items():
+        code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
+        assert text.endswith(";"), statement
+        if "$$" not in code:
+            assert code.count(";") == 1, statement
