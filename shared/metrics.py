@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _EXPORT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_REQUEST_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _BATCH_EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10000, 20000)
 
 
@@ -30,6 +31,7 @@ class CommonMetrics:
             "Always 1; the labels say what runs.",
             ["process", "version", "commit"],
             registry=registry,
+            multiprocess_mode="max",
         )
         build_info.labels(process=process, version=VERSION, commit=COMMIT).set(1)
 
@@ -205,6 +207,34 @@ class ExportMetrics(CommonMetrics):
         self.last_success = Gauge(
             "analytics_export_last_success_timestamp",
             "Unix time of the last completed look for jobs, even if none; 0 before the first.",
+            registry=registry,
+        )
+
+
+
+class GatewayMetrics(CommonMetrics):
+    """What the gateway exports, summed over its gunicorn workers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__(registry, "gateway")
+        route = ["route", "method"]
+        self.requests = Counter(
+            "analytics_http_requests",
+            "Answers by route template, method and status.",
+            [*route, "status"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "analytics_http_request_seconds",
+            "From a request's headers to its answer.",
+            route,
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self.cache_reads = Counter(
+            "analytics_freshness_cache_reads",
+            "Looks into the freshness cache: hit or miss.",
+            ["result"],
             registry=registry,
         )
 

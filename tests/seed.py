@@ -29,13 +29,14 @@ def insert_batch(owner: connection, events: Sequence[Event], received_at: dateti
 
 
 _INSERT_BATCH = """
-    INSERT INTO analytics.ingestion_batches (ingestor, received, inserted, dedupe_conflicts, content_conflicts,
-        late_arrival, oldest_occurred_at, newest_occurred_at, received_at)
-    VALUES ('test', %(count)s, %(count)s, 0, 0, 0, %(oldest)s::timestamptz, %(newest)s::timestamptz, %(received_at)s)
+    INSERT INTO analytics.ingestion_batches (ingestor, received, inserted, dedupe_conflicts,
+        content_conflicts, late_arrival, oldest_occurred_at, newest_occurred_at, received_at)
+    VALUES ('test', %(count)s, %(count)s, 0, 0, 0,
+        %(oldest)s::timestamptz, %(newest)s::timestamptz, %(received_at)s)
     RETURNING batch_id"""
 _INSERT_EVENTS = """
-    INSERT INTO analytics.usage_events (org_id, occurred_at, event_id, batch_id, received_at, model_id, status,
-        latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata)
+    INSERT INTO analytics.usage_events (org_id, occurred_at, event_id, batch_id, received_at, model_id,
+        status, latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata)
     VALUES %s"""
 
 

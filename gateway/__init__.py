@@ -1,0 +1,1 @@
+"""The read gateway: REST answers from rollups, for those who may see them."""

@@ -1,0 +1,42 @@
+"""Answers as JSON: encoded once, exact decimals, and not sent again to a client that has them."""
+
+import hashlib
+from datetime import datetime
+from typing import Any
+
+import falcon
+import msgspec
+
+from shared.buckets import rfc3339
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def number(text: str) -> msgspec.Raw:
+    """Return a decimal as PostgreSQL wrote it, as an exact JSON number."""
+    return msgspec.Raw(text.encode())
+
+
+def zulu(instant: datetime | None) -> str | None:
+    """Return an instant in RFC 3339 with `Z`, None for None."""
+    return None if instant is None else rfc3339(instant)
+
+
+def send(req: falcon.Request, resp: falcon.Response, answer: Any) -> None:
+    """Answer 200 with JSON and its ETag, or 304 to a client that names the same one."""
+    body = _encode(answer)
+    etag = hashlib.blake2b(body, digest_size=16).hexdigest()
+    resp.etag = etag
+    # Answers belong to one actor, and each use of a copy asks whether it still holds.
+    resp.set_header("Cache-Control", "private, no-cache")
+    resp.set_header("Vary", "X-Actor-Subject, X-Actor-Roles, X-Actor-Orgs")
+    if has(req, etag):
+        resp.status = 304
+        return
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = body
+
+
+def has(req: falcon.Request, etag: str) -> bool:
+    """Tell whether the client says it has the answer with this tag."""
+    return not {"*", etag}.isdisjoint(req.if_none_match or ())

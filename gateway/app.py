@@ -1,0 +1,59 @@
+"""Puts the gateway together: settings in, WSGI application out."""
+
+from typing import Any
+
+import falcon
+from prometheus_client import CollectorRegistry
+
+from gateway import problems
+from gateway.access import Access
+from gateway.correlation import Correlation
+from gateway.events import ValidateResource
+from gateway.freshness import FreshnessReader, FreshnessResource
+from gateway.freshness_cache import FreshnessCache
+from gateway.reads import Reads
+from gateway.status import HealthResource, MetricsResource, OpenApiResource, ReadyResource
+from gateway.usage import UsageResource
+from shared.clock import Clock, utc_now
+from shared.metrics import GatewayMetrics
+from shared.settings import GatewaySettings
+
+PREFIX = "/analytics/v1"
+
+
+def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[Any, Any]:
+    """Return the application. Connects to nothing yet."""
+    metrics = GatewayMetrics(CollectorRegistry())
+    reads = Reads(settings.database_url, metrics)
+    cache = FreshnessCache(settings.redis_url, settings.freshness_cache_ttl, metrics)
+    freshness = FreshnessReader(reads, cache, clock)
+    compat = settings.org_binding == "compat"
+    middleware: list[Any] = [
+        Correlation(metrics),
+        Access(reads, enabled=settings.enable_rbac, compat=compat),
+    ]
+    app = falcon.App(middleware=middleware)
+    # No body but JSON that a resource reads itself: form parsing is for browsers.
+    app.req_options.media_handlers.clear()
+    app.req_options.strip_url_path_trailing_slash = False
+    problems.install(app)
+    routes: dict[str, Any] = {
+        f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(reads, freshness),
+        f"{PREFIX}/orgs/{{org_id}}/freshness": FreshnessResource(freshness),
+        f"{PREFIX}/events/validate": ValidateResource(clock),
+        f"{PREFIX}/status/healthz": HealthResource(),
+        f"{PREFIX}/status/readyz": ReadyResource(settings.database_url),
+        f"{PREFIX}/openapi.json": OpenApiResource(),
+        "/metrics": MetricsResource(),
+    }
+    for path, resource in routes.items():
+        _require_needs(resource)
+        app.add_route(path, resource)
+    return app
+
+
+def _require_needs(resource: Any) -> None:
+    """Raise TypeError for a resource that does not say what each of its methods needs."""
+    methods = {name[3:].upper() for name in dir(resource) if name.startswith("on_")}
+    if methods != set(getattr(resource, "NEEDS", {})):
+        raise TypeError(f"{type(resource).__name__}.NEEDS must name exactly {', '.join(sorted(methods))}")

@@ -1,0 +1,63 @@
+"""One id from a request's header to its answer, its log lines and its problem document; and its metrics."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+import falcon
+import structlog
+
+from shared.metrics import GatewayMetrics
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
+
+
+class Correlation:
+    """The outermost middleware: begins each request's context and ends it with one log line."""
+
+    def __init__(self, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
+
+    def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
+        """Take the client's X-Request-ID if it is a fit one, else make one."""
+        given = req.get_header("X-Request-ID") or ""
+        req.context.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        req.context.began = time.monotonic()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=req.context.request_id)
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool
+    ) -> None:
+        """Count the request and write its line."""
+        resp.set_header("X-Request-ID", req.context.request_id)
+        seconds = time.monotonic() - req.context.began
+        # The template, not the path: paths are without number.
+        labels = {"route": req.uri_template or "unmatched", "method": _known_method(req.method)}
+        self._metrics.requests.labels(**labels, status=resp.status_code).inc()
+        self._metrics.request_seconds.labels(**labels).observe(seconds)
+        level = _log.debug if labels["route"] in _QUIET_ROUTES and resp.status_code < 400 else _log.info
+        level(
+            "request",
+            **labels,
+            path=req.path,
+            status=resp.status_code,
+            seconds=round(seconds, 4),
+            **_who(req),
+        )
+        structlog.contextvars.clear_contextvars()
+
+
+_QUIET_ROUTES = {"/metrics", "/analytics/v1/status/healthz", "/analytics/v1/status/readyz"}
+
+
+def _known_method(method: str) -> str:
+    return method if method in {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"} else "OTHER"
+
+
+def _who(req: falcon.Request) -> dict[str, Any]:
+    found = {name: getattr(req.context, name, None) for name in ("subject", "org_id", "decision")}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,126 @@
+"""Query parameters, strictly: what is unknown, repeated or malformed is named, never guessed at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import parse_qsl
+
+from gateway.problems import Fault, Problem
+from shared.buckets import GRAINS, widen
+from shared.event_text import instant, org_id_text
+
+LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=92), "day": timedelta(days=400)}
+"""The longest window of each granularity."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """[start, end) in UTC, widened to whole buckets of a granularity (a key of buckets.GRAINS)."""
+
+    start: datetime
+    end: datetime
+    granularity: str
+
+
+class Params:
+    """A request's query parameters. Faults are gathered; `check` raises them all at once."""
+
+    def __init__(self, query_string: str, *known: str) -> None:
+        self._values: dict[str, str] = {}
+        self._faults: list[Fault] = []
+        try:
+            pairs = parse_qsl(query_string, keep_blank_values=True, errors="strict", max_num_fields=100)
+        except ValueError as error:
+            raise Problem.invalid([Fault(field="", reason=f"the query cannot be read: {error}")]) from error
+        for name, value in pairs:
+            if name not in known:
+                self.fault(name[:100], f"is not a parameter here; there are {', '.join(known)}")
+            elif name in self._values:
+                self.fault(name, "is given more than once")
+            else:
+                self._values[name] = value
+
+    def fault(self, field: str, reason: str) -> None:
+        """Note a fault."""
+        self._faults.append(Fault(field=field, reason=reason))
+
+    def check(self) -> None:
+        """Raise a Problem with every fault noted so far."""
+        if self._faults:
+            raise Problem.invalid(self._faults)
+
+    def text(self, name: str, *, most: int) -> str | None:
+        """Return a text of 1 to `most` characters, None when absent."""
+        value = self._values.get(name)
+        if value is not None and (not 1 <= len(value) <= most or "\0" in value):
+            self.fault(name, f"must be 1 to {most} characters without NUL")
+        return value
+
+    def choice(self, name: str, choices: Mapping[str, object] | tuple[str, ...]) -> str | None:
+        """Return one of the words, None when absent."""
+        value = self._values.get(name)
+        if value is not None and value not in choices:
+            self.fault(name, f"must be one of {', '.join(choices)}")
+            return None
+        return value
+
+    def whole_number(self, name: str, *, low: int, high: int, default: int) -> int:
+        """Return a whole number from low to high."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not (value.isascii() and value.isdigit() and len(value) <= 12 and low <= int(value) <= high):
+            self.fault(name, f"must be a whole number from {low} to {high}")
+            return default
+        return int(value)
+
+    def time(self, name: str) -> datetime | None:
+        """Return a required instant in UTC; None when it is missing or malformed."""
+        value = self._values.get(name)
+        if value is None:
+            self.fault(name, "is missing")
+            return None
+        try:
+            return instant(value)[0]
+        except ValueError:
+            hint = "; in a URL write + as %2B" if " " in value else ""
+            self.fault(name, f"must be RFC 3339 with a zone, such as 2026-11-01T00:00:00Z{hint}")
+            return None
+
+    def window(self, granularities: tuple[str, ...] = ("hour", "day")) -> Window:
+        """Read start, end and granularity (`day` unless given), widen them, and check all parameters.
+
+        Raises Problem.
+        """
+        start, end = self.time("start"), self.time("end")
+        granularity = self.choice("granularity", granularities) or "day"
+        if start is not None and end is not None:
+            if start >= end:
+                self.fault("end", "must be later than start")
+            elif end - start > LONGEST[granularity]:
+                longest = _in_words(LONGEST[granularity])
+                self.fault(
+                    "end", f"is more than {longest} after start, the most for granularity {granularity}"
+                )
+            else:
+                try:
+                    start, end = widen(start, end, granularity)
+                except OverflowError:
+                    self.fault("end", "is too late")
+        self.check()
+        assert start is not None  # noqa: S101  check() has raised otherwise
+        assert end is not None  # noqa: S101
+        return Window(start, end, granularity)
+
+
+def _in_words(span: timedelta) -> str:
+    return f"{span.days} days" if span.days else f"{span // GRAINS['hour']} hours"
+
+
+def org_id(text: str) -> str:
+    """Return an organisation's id from a path, in lower case. Raises Problem."""
+    try:
+        return org_id_text(text)
+    except ValueError:
+        reason = "must be a UUID of 36 characters with hyphens, and not the nil UUID"
+        raise Problem.invalid([Fault(field="orgId", reason=reason)]) from None

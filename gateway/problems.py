@@ -1,0 +1,135 @@
+"""Problem details (RFC 9457): every refusal of the gateway has this one shape.
+
+`{"type": "urn:problem:analytics:<slug>", "title", "status", "detail", "instance", "requestId"}`, and
+for invalid requests `errors: [{"field", "reason"}]` with every fault.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, TypedDict
+
+import falcon
+import msgspec
+import structlog
+
+from shared.errors import DependencyError
+
+RETRY_AFTER_SECONDS = 2
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.problems")
+
+_SLUGS = {
+    400: "invalid-request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    408: "request-timeout",
+    409: "conflict",
+    413: "content-too-large",
+    415: "unsupported-media-type",
+    500: "internal-error",
+    503: "dependency-unavailable",
+}
+
+
+class Fault(TypedDict):
+    """One thing that is wrong with a request."""
+
+    field: str
+    reason: str
+
+
+class Problem(Exception):
+    """A request that is refused, as its client will read it.
+
+    slug: a word group when the status alone does not say it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        slug: str | None = None,
+        faults: Sequence[Fault] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.slug = slug or _SLUGS.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "-")
+        self.faults = list(faults)
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def invalid(cls, faults: Sequence[Fault]) -> "Problem":
+        """Refuse a request for faults of its parameters, headers or body."""
+        detail = "; ".join(f"{fault['field']} {fault['reason']}".strip() for fault in faults[:5])
+        if len(faults) > 5:
+            detail += f"; and {len(faults) - 5} more"
+        return cls(400, detail, faults=faults)
+
+    def body(self, *, instance: str, request_id: str) -> bytes:
+        """Return the problem document."""
+        document: dict[str, Any] = {
+            "type": f"urn:problem:analytics:{self.slug}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": instance,
+            "requestId": request_id,
+        }
+        if self.faults:
+            document["errors"] = self.faults
+        return msgspec.json.encode(document)
+
+
+def install(app: falcon.App[Any, Any]) -> None:
+    """Make every error of the application a problem document."""
+    app.add_error_handler(Exception, _unexpected)
+    app.add_error_handler(falcon.HTTPError, _http_error)
+    app.add_error_handler(DependencyError, _dependency_error)
+    app.add_error_handler(TimeoutError, _slow_client)
+    app.add_error_handler(Problem, _problem)
+
+
+def _write(req: falcon.Request, resp: falcon.Response, problem: Problem) -> None:
+    resp.status = problem.status
+    resp.content_type = "application/problem+json"
+    resp.stream = None
+    resp.text = None
+    resp.data = problem.body(instance=req.path, request_id=req.context.request_id)
+    resp.delete_header("ETag")
+    resp.set_header("Cache-Control", "no-store")
+    resp.set_headers(problem.headers)
+
+
+def _problem(req: falcon.Request, resp: falcon.Response, error: Problem, _params: Any) -> None:
+    _write(req, resp, error)
+
+
+def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, _params: Any) -> None:
+    status = int(str(error.status)[:3])
+    details = {404: f"There is nothing at {req.path}.", 405: f"{req.method} is not possible here."}
+    detail = error.description or details.get(status) or error.title or "The request was refused."
+    _write(req, resp, Problem(status, detail, headers=dict(error.headers or {})))
+
+
+def _dependency_error(
+    req: falcon.Request, resp: falcon.Response, error: DependencyError, _params: Any
+) -> None:
+    # What the driver said is for the log; it may name hosts and users.
+    _log.warning("a dependency failed", dependency=error.dependency, error=str(error))
+    detail = f"{error.dependency} did not answer in time; nothing is lost, try again."
+    _write(req, resp, Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}))
+
+
+def _slow_client(req: falcon.Request, resp: falcon.Response, _error: TimeoutError, _params: Any) -> None:
+    headers = {"Connection": "close"}
+    _write(req, resp, Problem(408, "The request's body did not arrive in time.", headers=headers))
+
+
+def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: Any) -> None:
+    _log.error("a bug in the gateway", exc_info=error)
+    _write(req, resp, Problem(500, "The gateway failed; the log has the reason under this requestId."))

@@ -1,0 +1,96 @@
+"""Liveness, readiness, metrics and the description of the API."""
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import falcon
+import msgspec
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from gateway.answers import has
+from gateway.authorize import PUBLIC
+from shared.db import Database
+from shared.errors import AnalyticsError
+from shared.metrics import COMMIT, VERSION
+from shared.migrate import check_schema
+
+_PROBE_SECONDS = 3
+
+
+class HealthResource:
+    """GET /status/healthz: this process answers. It says nothing of what it depends on."""
+
+    NEEDS: ClassVar = {"GET": PUBLIC}
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer 200."""
+        resp.media = {"status": "ok", "version": VERSION, "commit": COMMIT}
+
+
+class ReadyResource:
+    """GET /status/readyz: requests would be answered now. Redis is a cache, and S3 is not asked here."""
+
+    NEEDS: ClassVar = {"GET": PUBLIC}
+
+    def __init__(self, database_url: str) -> None:
+        self._database = Database(
+            database_url, application_name="gateway probe", statement_timeout_seconds=_PROBE_SECONDS
+        )
+        self._lock = threading.Lock()
+
+    def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer 200, or 503 that names the failed part."""
+        faults = self._faults()
+        resp.status = 503 if faults else 200
+        resp.media = {"status": "failed" if faults else "ok", "faults": faults}
+
+    def _faults(self) -> dict[str, str]:
+        if not self._lock.acquire(timeout=_PROBE_SECONDS):
+            return {"postgresql": "an earlier probe still waits for its answer"}
+        try:
+            with self._database.query(time_limit_seconds=_PROBE_SECONDS + 1) as cur:
+                check_schema(cur)
+        except AnalyticsError as error:
+            return {"postgresql": str(error)}
+        finally:
+            self._lock.release()
+        return {}
+
+
+class MetricsResource:
+    """GET /metrics: the sum over all worker processes of this gateway."""
+
+    NEEDS: ClassVar = {"GET": PUBLIC}
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer in the format the scraper asks for."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
+        encode, resp.content_type = choose_encoder(req.get_header("Accept") or "")
+        resp.data = encode(registry)
+
+
+class OpenApiResource:
+    """GET /openapi.json"""
+
+    NEEDS: ClassVar = {"GET": PUBLIC}
+
+    def __init__(self) -> None:
+        document = yaml.safe_load((Path(__file__).parent / "openapi.yaml").read_text(encoding="utf-8"))
+        document["info"]["version"] = VERSION
+        self._body = msgspec.json.encode(document)
+        self._etag = hashlib.blake2b(self._body, digest_size=16).hexdigest()
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Answer with the OpenAPI 3.1 document."""
+        resp.etag = self._etag
+        if has(req, self._etag):
+            resp.status = 304
+            return
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = self._body
