@@ -86,12 +86,15 @@ def _apply(cur: Cursor, migration: Migration) -> bool:
 
 def check_schema(cur: Cursor) -> None:
     """Raise SchemaOutdated when the database lacks a migration this release knows."""
-    cur.execute(_SQL["current_version"])
-    row = cur.fetchone()
+    cur.execute(_SQL["has_list"])
+    current = None
+    if cur.fetchone() == (True,):
+        cur.execute(_SQL["current_version"])
+        current = (cur.fetchone() or (None,))[0]
     newest = migrations()[-1].version
-    if row is None or row[0] is None or row[0] < newest:
+    if current is None or current < newest:
         raise SchemaOutdated(
-            f"the database is at migration {row[0] if row else None}, this release needs {newest}: "
+            f"the database is at migration {current}, this release needs {newest}: "
             "run python -m shared.migrate"
         )
 

@@ -27,6 +27,10 @@ SELECT checksum FROM analytics.schema_migrations WHERE version = %(version)s;
 INSERT INTO analytics.schema_migrations (version, name, checksum)
 VALUES (%(version)s, %(name)s, %(checksum)s);
 
+-- name: has_list
+-- Whether any migration was ever begun here.
+SELECT to_regclass('analytics.schema_migrations') IS NOT NULL;
+
 -- name: current_version
 -- The newest applied migration.
 SELECT max(version) FROM analytics.schema_migrations;
