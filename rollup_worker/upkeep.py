@@ -49,9 +49,9 @@ class Upkeep:
         """Do all of it once, unless the stop comes first. Raises DatabaseUnavailable."""
         now = self._clock()
         self._make_partitions(now)
-        self._drop_old_events(now)
         for pruning in self._prunings(now):
             self._prune(pruning, stop)
+        self._drop_old_events(now)  # last, since a long read of the events holds it up
 
     def _make_partitions(self, now: datetime) -> None:
         with self._database.transaction() as cur:

@@ -56,8 +56,10 @@ CREATE INDEX usage_events_batch ON analytics.usage_events (batch_id, org_id);
 
 -- Creates the daily partitions from from_day to to_day (UTC days, both included) that are missing and
 -- returns how many. A day whose events already lie in the default partition keeps them there.
+-- Both functions need the whole table to themselves for a moment. Whoever comes while they wait for
+-- that waits behind them, so they give up soon and are tried again.
 CREATE FUNCTION analytics.create_event_partitions(from_day date, to_day date) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     day date;
     created integer := 0;
@@ -86,7 +88,7 @@ $$;
 -- Removes events that occurred before the cutoff, in whole UTC days, except while a batch that may
 -- hold some of them is not rolled up yet. Returns how many partitions it dropped.
 CREATE FUNCTION analytics.keep_events(retention interval, as_of timestamptz) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     cutoff timestamptz := date_trunc('day', as_of - retention, 'UTC');
     dropped integer := 0;
@@ -113,6 +115,7 @@ BEGIN
         RETURN 0;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('analytics.create_event_partitions'));
+    DELETE FROM analytics.usage_events_default WHERE occurred_at < cutoff;
     FOR part IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                 WHERE i.inhparent = 'analytics.usage_events'::regclass
                   AND c.relname ~ '^usage_events_\d{8}$'
@@ -121,7 +124,6 @@ BEGIN
         EXECUTE format('DROP TABLE analytics.%I', part.relname);
         dropped := dropped + 1;
     END LOOP;
-    DELETE FROM analytics.usage_events_default WHERE occurred_at < cutoff;
     RETURN dropped;
 END
 $$;

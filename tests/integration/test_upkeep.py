@@ -1,0 +1,300 @@
+"""Upkeep, in the worker's own least rights: partitions ahead, retention, pruning in small steps."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from psycopg2.extensions import connection
+
+from rollup_worker import upkeep as upkeep_module
+from rollup_worker.rollups import Rollups
+from rollup_worker.upkeep import DAYS_AHEAD, Upkeep
+from shared.buckets import bucket_start
+from shared.db import Database
+from shared.errors import DatabaseBusy
+from shared.metrics import RollupMetrics
+from shared.process import Stop
+from shared.settings import RollupWorkerSettings, load
+from tests.conftest import TestDatabase
+from tests.seed import connect, insert_batch
+from tests.traffic import Event, Router
+
+NOW = datetime.now(UTC)
+TODAY = bucket_start(NOW, "day")
+DAY = timedelta(days=1)
+
+RunUpkeep = Callable[..., CollectorRegistry]
+
+
+@pytest.fixture
+def owner(database: TestDatabase) -> Iterator[connection]:
+    opened = connect(database.owner_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def run_upkeep(database: TestDatabase) -> RunUpkeep:
+    """Does the upkeep once as the worker's login at an instant; returns what it would export."""
+
+    def run(at: datetime = NOW, stop: Stop | None = None, **environ: str) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        own = Database(database.rollup_worker_url, application_name="upkeep under test")
+        settings = load(RollupWorkerSettings, {"DATABASE_URL": database.rollup_worker_url} | environ)
+        try:
+            Upkeep(own, settings, RollupMetrics(registry), clock=lambda: at).run(stop or Stop())
+        finally:
+            own.close()
+        return registry
+
+    return run
+
+
+def roll_up(database: TestDatabase) -> None:
+    own = Database(database.rollup_worker_url, application_name="rollups")
+    rollups = Rollups(own, RollupMetrics(CollectorRegistry()))
+    while rollups.add_waiting():
+        pass
+    own.close()
+
+
+def rows(owner: connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    with owner.cursor() as cur:
+        cur.execute(sql, parameters)
+        return list(cur.fetchall())
+
+
+def count(owner: connection, table: str) -> int:
+    [(found,)] = rows(owner, f"SELECT count(*) FROM analytics.{table}")
+    return int(found)
+
+
+def days_with_a_partition(owner: connection) -> set[date]:
+    names = rows(
+        owner,
+        "SELECT inhrelid::regclass::text FROM pg_inherits"
+        " WHERE inhparent = 'analytics.usage_events'::regclass",
+    )
+    texts = [str(name).rpartition("_")[2] for (name,) in names]
+    return {
+        datetime.strptime(text, "%Y%m%d").replace(tzinfo=UTC).date() for text in texts if text != "default"
+    }
+
+
+def events_of_day(day: datetime, number: int = 50, seed: int = 1) -> list[Event]:
+    return Router(seed=seed, start=day, end=day + DAY, error_share=0.5).events(number)
+
+
+def add_keys(owner: connection, number: int, received_at: datetime) -> None:
+    rows(
+        owner,
+        "INSERT INTO analytics.event_keys SELECT gen_random_uuid(), gen_random_uuid(), 0, %s"
+        " FROM generate_series(1, %s) RETURNING 0",
+        received_at,
+        number,
+    )
+
+
+def test_every_day_from_yesterday_to_a_week_ahead_has_a_partition(
+    owner: connection, run_upkeep: RunUpkeep
+) -> None:
+    later = NOW + 30 * DAY
+    registry = run_upkeep(later)
+    wanted = {(later + number * DAY).date() for number in range(-1, DAYS_AHEAD + 1)}
+    assert wanted <= days_with_a_partition(owner)
+    assert registry.get_sample_value("analytics_event_partitions_ahead") == DAYS_AHEAD
+    before = days_with_a_partition(owner)
+    run_upkeep(later)
+    assert days_with_a_partition(owner) == before
+
+
+def test_an_event_of_a_day_without_a_partition_is_stored_found_and_rolled_up(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    day = TODAY - 100 * DAY
+    insert_batch(owner, events_of_day(day))
+    assert count(owner, "usage_events_default") == 50
+    roll_up(database)
+    [(found,)] = rows(
+        owner,
+        "SELECT sum(invocations) FROM analytics.daily_rollups WHERE bucket_start = %s",
+        day,
+    )
+    assert found == 50
+    # Nor does it keep the days around it from getting theirs when the upkeep comes by.
+    run_upkeep(day)
+    made = days_with_a_partition(owner)
+    assert (day.date() in made, (day - DAY).date() in made, (day + DAY).date() in made) == (False, True, True)
+    assert count(owner, "usage_events") == 50
+
+
+def test_retention_drops_whole_days_and_nothing_younger(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    # With 10 days' retention the cutoff is the start of the day 10 days before.
+    old_default, kept_default = TODAY - 12 * DAY, TODAY - 10 * DAY
+    insert_batch(owner, events_of_day(old_default))
+    insert_batch(owner, events_of_day(kept_default))
+    old, kept = TODAY - 30 * DAY, TODAY - DAY
+    rows(owner, "SELECT analytics.create_event_partitions(%s, %s)", old.date(), old.date())
+    insert_batch(owner, events_of_day(old))
+    insert_batch(owner, events_of_day(kept))
+    roll_up(database)
+    run_upkeep(EVENT_RETENTION="10d")
+    left = rows(
+        owner, "SELECT date_trunc('day', occurred_at, 'UTC'), count(*) FROM analytics.usage_events GROUP BY 1"
+    )
+    assert dict(left) == {kept_default: 50, kept: 50}
+    assert old.date() not in days_with_a_partition(owner)
+    # Raw events go, what they added up to stays.
+    assert rows(owner, "SELECT sum(invocations) FROM analytics.daily_rollups") == [(200,)]
+
+
+def test_retention_waits_for_a_batch_that_is_not_rolled_up(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    old = TODAY - 30 * DAY
+    rows(owner, "SELECT analytics.create_event_partitions(%s, %s)", old.date(), old.date())
+    insert_batch(owner, [*events_of_day(old), *events_of_day(TODAY - DAY, seed=2)])
+    run_upkeep(EVENT_RETENTION="10d")
+    assert count(owner, "usage_events") == 100
+    roll_up(database)
+    run_upkeep(EVENT_RETENTION="10d")
+    assert count(owner, "usage_events") == 50
+    assert rows(owner, "SELECT sum(invocations) FROM analytics.hourly_rollups") == [(100,)]
+
+
+def test_a_pending_batch_of_young_days_does_not_hold_up_retention(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    insert_batch(owner, events_of_day(TODAY - 30 * DAY))
+    roll_up(database)
+    insert_batch(owner, events_of_day(TODAY - DAY, seed=2))
+    insert_batch(owner, [])
+    run_upkeep(EVENT_RETENTION="10d")
+    assert count(owner, "usage_events") == 50
+
+
+def test_keys_are_pruned_past_their_window_in_small_steps(
+    owner: connection, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_MOST_ROWS", 100)
+    rows(
+        owner,
+        "CREATE TABLE steps (removed int);"
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+        " 'BEGIN INSERT INTO public.steps SELECT count(*) FROM gone; RETURN NULL; END';"
+        "CREATE TRIGGER note AFTER DELETE ON analytics.event_keys REFERENCING OLD TABLE AS gone"
+        " FOR EACH STATEMENT EXECUTE FUNCTION note(); SELECT 0",
+    )
+    add_keys(owner, 250, NOW - 35 * DAY - timedelta(seconds=1))
+    add_keys(owner, 30, NOW - 35 * DAY + timedelta(seconds=1))
+    registry = run_upkeep()
+    assert count(owner, "event_keys") == 30
+    assert rows(owner, "SELECT removed FROM steps") == [(100,), (100,), (50,)]
+    assert registry.get_sample_value("analytics_dedupe_keys_pruned_total") == 250
+    run_upkeep(NOW, DEDUPE_WINDOW="34d")
+    assert count(owner, "event_keys") == 0
+
+
+def test_batch_records_go_with_their_keys_unless_they_wait_for_their_rollup(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    insert_batch(owner, events_of_day(TODAY - DAY))
+    roll_up(database)
+    insert_batch(owner, events_of_day(TODAY - DAY, seed=2))
+    run_upkeep(NOW + 34 * DAY)
+    assert count(owner, "ingestion_batches") == 2
+    run_upkeep(NOW + 36 * DAY)
+    assert rows(owner, "SELECT rolled_up_at IS NULL FROM analytics.ingestion_batches") == [(True,)]
+
+
+def test_rollups_and_error_codes_go_after_their_retention_in_whole_days(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_MOST_ROWS", 7)  # many steps
+    for day in (21, 20, 1):
+        insert_batch(owner, events_of_day(TODAY - day * DAY, seed=day))
+    roll_up(database)
+    run_upkeep(ROLLUP_RETENTION="20d")
+    for table in ("hourly_rollups", "daily_rollups", "hourly_error_codes", "daily_error_codes"):
+        days = rows(owner, f"SELECT DISTINCT date_trunc('day', bucket_start, 'UTC') FROM analytics.{table}")
+        assert sorted(days) == [(TODAY - 20 * DAY,), (TODAY - DAY,)], table
+
+
+def test_two_workers_at_once_do_it_once_and_neither_fails(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_MOST_ROWS", 50)
+    add_keys(owner, 500, NOW - 100 * DAY)
+    for day in range(30, 40):
+        rows(owner, "SELECT analytics.create_event_partitions(%s, %s)", *[(TODAY - day * DAY).date()] * 2)
+        insert_batch(owner, events_of_day(TODAY - day * DAY, 5, seed=day))
+    roll_up(database)
+    start = threading.Barrier(2, timeout=30)
+    registries: list[CollectorRegistry] = []
+
+    def work() -> None:
+        start.wait()
+        for _ in range(20):  # as the worker's loop does
+            with suppress(DatabaseBusy):
+                registries.append(run_upkeep(EVENT_RETENTION="10d"))
+                return
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(registries) == 2, "one of them failed"
+    assert count(owner, "usage_events") == 0
+    assert min(days_with_a_partition(owner)) > (TODAY - 10 * DAY).date()
+    run_upkeep()
+    assert count(owner, "event_keys") == 0
+
+
+def test_upkeep_leaves_what_is_held_by_another_worker_to_it(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    add_keys(owner, 10, NOW - 100 * DAY)
+    other = connect(database.owner_url)
+    other.autocommit = False
+    rows(other, "SELECT pg_advisory_xact_lock(hashtext('analytics.upkeep'))")
+    run_upkeep()
+    assert count(owner, "event_keys") == 10
+    other.close()
+    run_upkeep()
+    assert count(owner, "event_keys") == 0
+
+
+def test_a_stop_ends_the_upkeep_between_two_steps(owner: connection, run_upkeep: RunUpkeep) -> None:
+    add_keys(owner, 10, NOW - 100 * DAY)
+    stop = Stop()
+    stop.set()
+    run_upkeep(stop=stop)
+    assert count(owner, "event_keys") == 10
+
+
+def test_dropping_a_day_waits_no_longer_than_a_moment_for_open_transactions_and_is_done_after_them(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    """Whoever comes while the drop waits for the table waits behind it; so it must give up soon."""
+    old = TODAY - 30 * DAY
+    rows(owner, "SELECT analytics.create_event_partitions(%s, %s)", old.date(), old.date())
+    add_keys(owner, 10, NOW - 100 * DAY)
+    reader = connect(database.owner_url)
+    reader.autocommit = False
+    rows(reader, "SELECT count(*) FROM analytics.usage_events")
+    began = time.monotonic()
+    with pytest.raises(DatabaseBusy):
+        run_upkeep(EVENT_RETENTION="10d")
+    assert time.monotonic() - began < 5
+    assert count(owner, "event_keys") == 0, "the rest of the upkeep is done"
+    reader.close()
+    run_upkeep(EVENT_RETENTION="10d")
+    assert old.date() not in days_with_a_partition(owner)
