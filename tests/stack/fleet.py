@@ -30,7 +30,7 @@ PROBES = {
 def _home() -> Path:
     """Return an empty folder for the servers: in the checkout, or where their user can reach it."""
     home = STATE / "servers"
-    if machine.reachable(home / "x", machine.server_user_id()):
+    if machine.reachable(home, machine.server_user_id()):
         shutil.rmtree(home, ignore_errors=True)
         return home
     # The checkout lies in a private folder. Opening that is not ours to do.
