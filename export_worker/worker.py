@@ -1,17 +1,36 @@
-"""The worker process. Takes no jobs yet: it serves its probes until it is told to stop."""
+"""The worker process: its slots, the heartbeat that keeps their claims, the upkeep, the probes."""
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
+import structlog
 from prometheus_client import CollectorRegistry
 
+from export_worker.delivery import TIME_LIMIT
+from export_worker.jobs import Jobs
+from export_worker.slot import Slot
+from export_worker.upkeep import Upkeep
+from export_worker.wake import Wake
 from shared.db import Database
-from shared.errors import AnalyticsError
+from shared.errors import AnalyticsError, DependencyError
 from shared.metrics import ExportMetrics
 from shared.migrate import check_schema
+from shared.object_store import ObjectStore
 from shared.probe_server import start_probe_server
-from shared.process import Stop
+from shared.process import Backoff, Stop, instance_name
 from shared.settings import ExportWorkerSettings
+
+_UPKEEP_EVERY_SECONDS = 10
+_HEARTBEAT_SECONDS = 1
+
+# Whoever stops a process kills it soon after; what takes longer than this is given back instead.
+_FINISH_SECONDS = 2.5
+_CLOSE_SECONDS = 1
+
+_STUCK_SECONDS = 180
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("worker")
 
 
 class Worker:
@@ -22,24 +41,142 @@ class Worker:
         self._stop = stop
         self._registry = CollectorRegistry()
         self._metrics = ExportMetrics(self._registry)
-        self._probe_database = Database(
-            settings.database_url, application_name="export_worker probe", statement_timeout_seconds=3
-        )
+        self._store = ObjectStore(settings)
+        self._wake = Wake()
+        self._heartbeat_jobs = self._jobs("heartbeat")
+        self._slots = [
+            Slot(
+                self._jobs(f"slot {number}", statement_timeout_seconds=TIME_LIMIT.total_seconds()),
+                self._store,
+                metrics=self._metrics,
+                settings=settings,
+                stop=stop,
+                wake=self._wake,
+            )
+            for number in range(1, settings.concurrency + 1)
+        ]
+        self._asked_store = ObjectStore(settings, read_timeout_seconds=3)
+        self._beat_at = time.monotonic()
+        self._store_fault: str | None = "not asked yet"
+        self._probe_database = self._open("probe", statement_timeout_seconds=3)
         self._probe_lock = threading.Lock()
 
+    def _open(self, name: str, *, statement_timeout_seconds: float) -> Database:
+        return Database(
+            self._settings.database_url,
+            application_name=f"export_worker {name}",
+            statement_timeout_seconds=statement_timeout_seconds,
+        )
+
+    def _jobs(self, name: str, *, statement_timeout_seconds: float = 30) -> Jobs:
+        return Jobs(
+            self._open(name, statement_timeout_seconds=statement_timeout_seconds),
+            worker=instance_name(),
+            lease=self._settings.lease,
+            most_attempts=self._settings.most_attempts,
+        )
+
     def run(self) -> None:
-        """Serve the probes until the stop."""
+        """Take and deliver jobs until the stop, then finish them or give them back.
+
+        Raises RuntimeError when a thread ended by itself, which is a fault in this program.
+        """
         start_probe_server(self._settings.metrics_port, self._registry, self._live, self._ready)
-        while not self._stop.wait(self._settings.interval.total_seconds()):
-            pass
+        upkeep = Upkeep(self._jobs("upkeep"), self._store, self._metrics, self._settings.retention)
+        listener = self._jobs("listener")
+        interval_seconds = self._settings.interval.total_seconds()
+        beat_seconds = min(_HEARTBEAT_SECONDS, self._settings.lease.total_seconds() / 3)
+        loops: dict[str, Callable[[], None]] = {
+            "heartbeat": lambda: self._repeat(self._beat, beat_seconds),
+            "upkeep": lambda: self._repeat(lambda: upkeep.run(self._stop), _UPKEEP_EVERY_SECONDS),
+            "object store check": lambda: self._repeat(self._ask_store, 5),
+            "listener": lambda: self._repeat(lambda: self._listen(listener, interval_seconds), 0),
+        }
+        slots = [_start(f"slot {number}", slot.run) for number, slot in enumerate(self._slots, 1)]
+        threads = slots + [_start(name, loop) for name, loop in loops.items()]
+        while not self._stop.wait(0.5):
+            if dead := [thread.name for thread in threads if not thread.is_alive()]:
+                raise RuntimeError(f"ended by themselves: {', '.join(dead)}")
+        self._wake.ring()
+        self._finish(slots)
+
+    def _finish(self, slots: list[threading.Thread]) -> None:
+        """Wait a little for what is under way; give the rest back, so that others begin at once."""
+        _join(slots, _FINISH_SECONDS)
+        jobs = self._jobs("stop")
+        for slot in self._slots:
+            delivery = slot.delivery
+            if delivery is None:
+                continue
+            delivery.abort("the worker stops")
+            try:
+                given = jobs.give_back(delivery.job)
+                _log.info("job given back" if given else "job was done", job_id=delivery.job.job_id)
+            except DependencyError as error:
+                _log.warning("job left until its lease ends", job_id=delivery.job.job_id, error=str(error))
+        _join(slots, _CLOSE_SECONDS)
+
+    def _listen(self, listener: Jobs, seconds: float) -> None:
+        if listener.wait_notified(seconds):
+            self._wake.ring()
+
+    def _beat(self) -> None:
+        """Keep the claims of what is under way, show its progress, and end what was lost."""
+        self._beat_at = time.monotonic()
+        for slot in self._slots:
+            delivery = slot.delivery
+            if delivery and not self._heartbeat_jobs.extend_lease(delivery.job, delivery.rows_done):
+                # Claimed by another worker; or recorded as done a moment ago, and then this does nothing.
+                delivery.abort("the claim was lost")
+
+    def _ask_store(self) -> None:
+        try:
+            self._asked_store.ensure_bucket()
+        except AnalyticsError as error:
+            self._store_fault = str(error)
+            raise
+        self._store_fault = None
+
+    def _repeat(self, work: Callable[[], None], every_seconds: float) -> None:
+        """Do the work at intervals until the stop; back off while a server is away."""
+        backoff = Backoff(self._metrics.dependency_errors)
+        while not self._stop:
+            try:
+                work()
+            except DependencyError as error:
+                name = threading.current_thread().name
+                _log.warning(f"{name} failed, trying again", dependency=error.dependency, error=str(error))
+                backoff.wait(self._stop, error.dependency)
+                continue
+            except AnalyticsError as error:
+                _log.exception("the work failed, trying again", error=str(error))
+                self._stop.wait(5)
+                continue
+            backoff.reset()
+            self._stop.wait(every_seconds)
 
     def _live(self) -> Mapping[str, str]:
-        return {}
+        still = time.monotonic() - self._beat_at
+        return {"heartbeat": f"has not moved for {still:.0f} s"} if still > _STUCK_SECONDS else {}
 
     def _ready(self) -> Mapping[str, str]:
+        faults = {"s3": self._store_fault} if self._store_fault else {}
         try:
             with self._probe_lock, self._probe_database.query(time_limit_seconds=4) as cur:
                 check_schema(cur)
         except AnalyticsError as error:
-            return {"postgresql": str(error)}
-        return {}
+            faults["postgresql"] = str(error)
+        return faults
+
+
+def _start(name: str, work: Callable[[], None]) -> threading.Thread:
+    # A daemon: a request that hangs must not keep the process from ending; its claim is given back.
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _join(threads: list[threading.Thread], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))

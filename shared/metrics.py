@@ -11,6 +11,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _EXPORT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _REQUEST_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+EXPORT_STATUSES = ("pending", "running", "succeeded", "failed", "expired")
+EXPORT_FAILURE_REASONS = (
+    "object_store_unavailable",
+    "object_store_refused",
+    "database_unavailable",
+    "standstill",
+    "claim_lost",
+    "unexpected",
+)
 _BATCH_EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10000, 20000)
 
 
@@ -183,11 +192,16 @@ class ExportMetrics(CommonMetrics):
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "export_worker")
         self.jobs = Gauge("analytics_export_jobs", "Export jobs by state.", ["status"], registry=registry)
-        for status in ("pending", "running", "succeeded", "failed", "expired"):
+        for status in EXPORT_STATUSES:
             self.jobs.labels(status=status)
         self.oldest_pending_seconds = Gauge(
             "analytics_export_oldest_pending_seconds",
-            "Age of the oldest job that no worker has taken; 0 when none.",
+            "Age of the oldest job that waits for a worker; 0 when none.",
+            registry=registry,
+        )
+        self.oldest_running_seconds = Gauge(
+            "analytics_export_oldest_running_seconds",
+            "How long ago the oldest running job was first taken; 0 when none.",
             registry=registry,
         )
         self.seconds = Histogram(
@@ -204,12 +218,23 @@ class ExportMetrics(CommonMetrics):
             ["reason"],
             registry=registry,
         )
+        for reason in EXPORT_FAILURE_REASONS:
+            self.failures.labels(reason=reason)
+        self.failures_in_a_row = Gauge(
+            "analytics_export_failures_in_a_row",
+            "This worker's attempts that failed since the last that succeeded.",
+            registry=registry,
+        )
+        self.tidied = Counter(
+            "analytics_export_objects_removed",
+            "Objects removed: of expired jobs, and what lost attempts left.",
+            registry=registry,
+        )
         self.last_success = Gauge(
             "analytics_export_last_success_timestamp",
             "Unix time of the last completed look for jobs, even if none; 0 before the first.",
             registry=registry,
         )
-
 
 
 class GatewayMetrics(CommonMetrics):

@@ -55,11 +55,11 @@ class ObjectStore:
     and ObjectStoreRefused when the server says no.
     """
 
-    def __init__(self, settings: ObjectStoreSettings) -> None:
+    def __init__(self, settings: ObjectStoreSettings, *, read_timeout_seconds: float = 15) -> None:
         scheme, _, bare = settings.s3_endpoint.rpartition("://")
         # The client's own defaults would wait 300 s and try six times.
         http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=3, read=15),
+            timeout=urllib3.Timeout(connect=3, read=read_timeout_seconds),
             retries=urllib3.Retry(
                 total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], raise_on_status=False
             ),

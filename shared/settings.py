@@ -247,6 +247,17 @@ class ExportWorkerSettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
     retention: timedelta = setting(
         "EXPORT_RETENTION", duration, "how long a finished export can be fetched", default="90d"
     )
+    most_attempts: int = setting(
+        "EXPORT_MAX_ATTEMPTS", whole_number(1, 100), "attempts before a job fails", default="3"
+    )
+    lease: timedelta = setting(
+        "EXPORT_LEASE", duration, "a worker silent for this long loses its job", default="30s"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleMonthlySettings(LogSettings, DatabaseSettings):
+    """Settings of `python -m export_worker schedule-monthly`."""
 
 
 @dataclass(frozen=True, kw_only=True)

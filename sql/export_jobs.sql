@@ -77,13 +77,15 @@ WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token 
   AND status = 'running';
 
 -- name: succeed
--- The object is whole; no row when the claim was lost.
+-- The object is whole; no row when the claim was lost. Says the same when it is repeated because the
+-- first commit's answer was lost.
 UPDATE analytics.export_jobs SET
-    status = 'succeeded', lease_until = NULL, completed_at = now(), expires_at = now() + %(retention)s,
+    status = 'succeeded', lease_until = NULL, completed_at = coalesce(completed_at, now()),
+    expires_at = coalesce(expires_at, now() + %(retention)s),
     rows_done = %(row_count)s, row_count = %(row_count)s, checksum = %(checksum)s, size_bytes = %(size_bytes)s,
     data_as_of = %(data_as_of)s, object_key = %(object_key)s, error = NULL
 WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token = %(fencing_token)s
-  AND status = 'running';
+  AND status IN ('running', 'succeeded');
 
 -- name: fail_attempt
 -- The attempt failed: due again after a pause, or failed for good once the attempts are used up.
@@ -127,13 +129,13 @@ WHERE (org_id, job_id) IN (
     ORDER BY expires_at LIMIT %(most_jobs)s
     FOR UPDATE SKIP LOCKED);
 
--- name: jobs_to_tidy
--- Finished jobs with objects to remove: all of an expired job's, and those of lost attempts. Locked until
+-- name: job_to_tidy
+-- A finished job with objects to remove: all of an expired job's, or those of lost attempts. Locked until
 -- the end of the transaction, so that two workers share the work.
 SELECT org_id, job_id, CASE status WHEN 'succeeded' THEN object_key END AS object_to_keep
 FROM analytics.export_jobs
 WHERE (status = 'expired' AND object_key IS NOT NULL) OR (leftovers AND completed_at IS NOT NULL)
-LIMIT %(most_jobs)s
+LIMIT 1
 FOR UPDATE SKIP LOCKED;
 
 -- name: mark_tidied
@@ -153,8 +155,9 @@ WHERE (org_id, job_id) IN (
     FOR UPDATE SKIP LOCKED);
 
 -- name: counts
--- Jobs by status, and the age in seconds of the oldest in it.
-SELECT status, count(*), extract(epoch FROM now() - min(created_at))::double precision
+-- Jobs by status, and how long ago the oldest was created and first claimed, in seconds.
+SELECT status, count(*), extract(epoch FROM now() - min(created_at))::double precision,
+       extract(epoch FROM now() - min(started_at))::double precision
 FROM analytics.export_jobs
 GROUP BY status;
 
