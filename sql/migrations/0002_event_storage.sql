@@ -29,7 +29,7 @@ BEGIN
     -- EXTENSION would end the session.
     IF current_setting('timescaledb.max_background_workers', true) IS NOT NULL
        AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb') THEN
-        CREATE EXTENSION IF NOT EXISTS timescaledb;
+        CREATE EXTENSION IF NOT EXISTS timescaledb SCHEMA public;
     END IF;
     IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
         -- A hypertable cannot be a partitioned table: make it again as a plain one.
@@ -37,14 +37,16 @@ BEGIN
         DROP TABLE analytics.usage_events;
         ALTER TABLE analytics.usage_events_plain RENAME TO usage_events;
         ALTER INDEX analytics.usage_events_plain_pkey RENAME TO usage_events_pkey;
-        PERFORM create_hypertable('analytics.usage_events', by_range('occurred_at', interval '1 day'),
-                                  create_default_indexes => false);
-        EXECUTE $sql$ALTER TABLE analytics.usage_events SET (
-            timescaledb.compress, timescaledb.compress_segmentby = 'org_id',
-            timescaledb.compress_orderby = 'occurred_at, event_id')$sql$;
-        PERFORM add_compression_policy('analytics.usage_events', interval '7 days');
-        -- The rollup worker sets the interval to EVENT_RETENTION (analytics.keep_events).
-        PERFORM add_retention_policy('analytics.usage_events', interval '400 days');
+        PERFORM public.create_hypertable('analytics.usage_events', public.by_range('occurred_at', interval '1 day'),
+                                         create_default_indexes => false);
+        -- Old chunks are dropped by analytics.keep_events: a retention policy would not wait for the
+        -- rollups. Compression is not part of the extension's Apache edition.
+        IF current_setting('timescaledb.license') = 'timescale' THEN
+            ALTER TABLE analytics.usage_events SET (
+                timescaledb.compress, timescaledb.compress_segmentby = 'org_id',
+                timescaledb.compress_orderby = 'occurred_at, event_id');
+            PERFORM public.add_compression_policy('analytics.usage_events', interval '7 days');
+        END IF;
     ELSE
         -- Days without a partition of their own (late events, a worker that was long away) land here.
         CREATE TABLE analytics.usage_events_default PARTITION OF analytics.usage_events DEFAULT;
@@ -99,23 +101,9 @@ BEGIN
                WHERE rolled_up_at IS NULL AND inserted > 0 AND oldest_occurred_at < cutoff) THEN
         RETURN 0;
     END IF;
-    IF to_regclass('analytics.usage_events_default') IS NULL THEN
-        -- The policy does the work in the background; here only its interval is kept to the setting.
-        IF NOT EXISTS (SELECT FROM timescaledb_information.jobs
-                       WHERE proc_name = 'policy_retention' AND hypertable_schema = 'analytics'
-                         AND hypertable_name = 'usage_events'
-                         AND (config ->> 'drop_after')::interval = retention) THEN
-            EXECUTE 'SELECT ' || (SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-                                  WHERE e.extname = 'timescaledb')
-                || '.remove_retention_policy(''analytics.usage_events'', if_exists => true)';
-            EXECUTE 'SELECT ' || (SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-                                  WHERE e.extname = 'timescaledb')
-                || '.add_retention_policy(''analytics.usage_events'', $1)' USING retention;
-        END IF;
-        RETURN 0;
-    END IF;
     PERFORM pg_advisory_xact_lock(hashtext('analytics.create_event_partitions'));
-    DELETE FROM analytics.usage_events_default WHERE occurred_at < cutoff;
+    DELETE FROM analytics.usage_events_default WHERE occurred_at < cutoff
+        AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL);
     FOR part IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                 WHERE i.inhparent = 'analytics.usage_events'::regclass
                   AND c.relname ~ '^usage_events_\d{8}$'
@@ -124,6 +112,11 @@ BEGIN
         EXECUTE format('DROP TABLE analytics.%I', part.relname);
         dropped := dropped + 1;
     END LOOP;
+    -- Nobody else can write events now. A batch that came since the first look undoes it all.
+    IF dropped > 0 AND EXISTS (SELECT FROM analytics.ingestion_batches
+                               WHERE rolled_up_at IS NULL AND inserted > 0 AND oldest_occurred_at < cutoff) THEN
+        RAISE lock_not_available USING MESSAGE = 'a batch of days to be dropped came in just now';
+    END IF;
     RETURN dropped;
 END
 $$;

@@ -20,6 +20,7 @@ from shared.errors import DatabaseBusy
 from shared.metrics import RollupMetrics
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
+from tests.api import wait_until
 from tests.conftest import TestDatabase
 from tests.seed import connect, insert_batch
 from tests.traffic import Event, Router
@@ -167,6 +168,40 @@ def test_retention_waits_for_a_batch_that_is_not_rolled_up(
     run_upkeep(EVENT_RETENTION="10d")
     assert count(owner, "usage_events") == 50
     assert rows(owner, "SELECT sum(invocations) FROM analytics.hourly_rollups") == [(100,)]
+
+
+@pytest.mark.parametrize("partition", [True, False], ids=["day with a partition", "day without"])
+def test_a_batch_that_comes_in_while_old_days_are_dropped_is_still_counted(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep, partition: bool
+) -> None:
+    old = TODAY - 30 * DAY
+    if partition:
+        rows(owner, "SELECT analytics.create_event_partitions(%s, %s)", old.date(), old.date())
+    # Holds the retention up between its look for pending batches and its work.
+    holder = connect(database.owner_url)
+    holder.autocommit = False
+    rows(holder, "SELECT pg_advisory_xact_lock(hashtext('analytics.create_event_partitions'))")
+
+    def work() -> None:
+        own = Database(database.rollup_worker_url, application_name="retention under test")
+        with suppress(DatabaseBusy), own.transaction() as cur:
+            cur.execute("SELECT analytics.keep_events('10d', %s)", (NOW,))
+        own.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    waiting = (
+        "SELECT FROM pg_stat_activity"
+        " WHERE application_name = 'retention under test' AND wait_event = 'advisory'"
+    )
+    wait_until(
+        lambda: bool(rows(owner, waiting)), seconds=10, what="the retention's wait", every_seconds=0.005
+    )
+    insert_batch(owner, events_of_day(old))
+    holder.close()
+    worker.join()
+    roll_up(database)
+    assert rows(owner, "SELECT sum(invocations) FROM analytics.daily_rollups") == [(50,)]
 
 
 def test_a_pending_batch_of_young_days_does_not_hold_up_retention(
