@@ -1,9 +1,10 @@
 """Query parameters, strictly: what is unknown, repeated or malformed is named, never guessed at."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from gateway.problems import Fault, Problem
 from shared.buckets import GRAINS, widen
@@ -11,6 +12,9 @@ from shared.event_text import instant, org_id_text
 
 LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=92), "day": timedelta(days=400)}
 """The longest window of each granularity."""
+
+_MOST_PARAMETERS = 100
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 @dataclass(frozen=True)
@@ -28,21 +32,27 @@ class Params:
     def __init__(self, query_string: str, *known: str) -> None:
         self._values: dict[str, str] = {}
         self._faults: list[Fault] = []
-        try:
-            pairs = parse_qsl(query_string, keep_blank_values=True, errors="strict", max_num_fields=100)
-        except ValueError as error:
-            raise Problem.invalid([Fault(field="", reason=f"the query cannot be read: {error}")]) from error
-        for name, value in pairs:
+        pairs = [pair.partition("=") for pair in query_string.split("&") if pair]
+        if len(pairs) > _MOST_PARAMETERS:
+            raise Problem.invalid([Fault(field="", reason=f"more than {_MOST_PARAMETERS} parameters")])
+        for raw_name, _, raw_value in pairs:
+            name = raw_name[:100]
+            try:
+                name, value = _decoded(raw_name), _decoded(raw_value)
+            except ValueError:
+                self.fault(name, "is not UTF-8 in percent-encoding")
+                continue
             if name not in known:
-                self.fault(name[:100], f"is not a parameter here; there are {', '.join(known)}")
+                self.fault(name[:100], f"is not a parameter here; there are {', '.join(known) or 'none'}")
             elif name in self._values:
                 self.fault(name, "is given more than once")
             else:
                 self._values[name] = value
 
     def fault(self, field: str, reason: str) -> None:
-        """Note a fault."""
-        self._faults.append(Fault(field=field, reason=reason))
+        """Note a fault, unless the field has one already: what cannot be read is not also missing."""
+        if all(fault["field"] != field for fault in self._faults):
+            self._faults.append(Fault(field=field, reason=reason))
 
     def check(self) -> None:
         """Raise a Problem with every fault noted so far."""
@@ -111,6 +121,13 @@ class Params:
         assert start is not None  # noqa: S101  check() has raised otherwise
         assert end is not None  # noqa: S101
         return Window(start, end, granularity)
+
+
+def _decoded(text: str) -> str:
+    """Undo percent-encoding. Raises ValueError where urllib would guess."""
+    if not text.isascii() or _BAD_ESCAPE.search(text):
+        raise ValueError("not in percent-encoding")
+    return unquote_plus(text, errors="strict")
 
 
 def _in_words(span: timedelta) -> str:
