@@ -39,8 +39,7 @@ class Worker:
     def __init__(self, settings: ExportWorkerSettings, stop: Stop) -> None:
         self._settings = settings
         self._stop = stop
-        self._registry = CollectorRegistry()
-        self._metrics = ExportMetrics(self._registry)
+        self._metrics = ExportMetrics(CollectorRegistry())
         self._store = ObjectStore(settings)
         self._wake = Wake()
         self._heartbeat_jobs = self._jobs("heartbeat")
@@ -81,7 +80,7 @@ class Worker:
 
         Raises RuntimeError when a thread ended by itself, which is a fault in this program.
         """
-        start_probe_server(self._settings.metrics_port, self._registry, self._live, self._ready)
+        start_probe_server(self._settings.metrics_port, self._metrics, self._live, self._ready)
         upkeep = Upkeep(self._jobs("upkeep"), self._store, self._metrics, self._settings.retention)
         listener = self._jobs("listener")
         interval_seconds = self._settings.interval.total_seconds()

@@ -42,7 +42,7 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[
         f"{PREFIX}/orgs/{{org_id}}/freshness": FreshnessResource(freshness),
         f"{PREFIX}/events/validate": ValidateResource(clock),
         f"{PREFIX}/status/healthz": HealthResource(),
-        f"{PREFIX}/status/readyz": ReadyResource(settings.database_url),
+        f"{PREFIX}/status/readyz": ReadyResource(settings.database_url, metrics),
         f"{PREFIX}/openapi.json": OpenApiResource(),
         "/metrics": MetricsResource(),
     }

@@ -16,7 +16,7 @@ from gateway.answers import has
 from gateway.authorize import PUBLIC
 from shared.db import Database
 from shared.errors import AnalyticsError
-from shared.metrics import COMMIT, VERSION
+from shared.metrics import COMMIT, VERSION, GatewayMetrics
 from shared.migrate import check_schema
 
 _PROBE_SECONDS = 3
@@ -37,7 +37,8 @@ class ReadyResource:
 
     NEEDS: ClassVar = {"GET": PUBLIC}
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
         self._database = Database(
             database_url, application_name="gateway probe", statement_timeout_seconds=_PROBE_SECONDS
         )
@@ -46,6 +47,7 @@ class ReadyResource:
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer 200, or 503 that names the failed part."""
         faults = self._faults()
+        self._metrics.ready.set(not faults)
         resp.status = 503 if faults else 200
         resp.media = {"status": "failed" if faults else "ok", "faults": faults}
 

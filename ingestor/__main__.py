@@ -23,10 +23,10 @@ def consume() -> int:
     settings = load_or_exit(IngestorSettings, os.environ)
     log = configure_logs(settings, "ingestor")
     log.info("starting", **masked(settings))
-    registry = CollectorRegistry()
-    ingestor = Ingestor(settings, IngestorMetrics(registry))
+    metrics = IngestorMetrics(CollectorRegistry())
+    ingestor = Ingestor(settings, metrics)
     stop = Stop.on_signals()
-    start_probe_server(settings.metrics_port, registry, ingestor.live, ingestor.ready)
+    start_probe_server(settings.metrics_port, metrics, ingestor.live, ingestor.ready)
     ingestor.run(stop)
     log.info("stopped")
     return 0

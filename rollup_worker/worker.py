@@ -34,8 +34,7 @@ class Worker:
     def __init__(self, settings: RollupWorkerSettings, stop: Stop) -> None:
         self._settings = settings
         self._stop = stop
-        self._registry = CollectorRegistry()
-        self._metrics = RollupMetrics(self._registry)
+        self._metrics = RollupMetrics(CollectorRegistry())
         self._moved = time.monotonic()
         self._probe_database = self._open("rollup_worker probe", statement_timeout_seconds=3)
         self._probe_lock = threading.Lock()
@@ -49,7 +48,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve the probes and work until the stop; what is begun is finished."""
-        start_probe_server(self._settings.metrics_port, self._registry, self._live, self._ready)
+        start_probe_server(self._settings.metrics_port, self._metrics, self._live, self._ready)
         database = self._open("rollup_worker rollups")
         rollups = Rollups(database, self._metrics)
         upkeep = Upkeep(self._open("rollup_worker upkeep"), self._settings, self._metrics)

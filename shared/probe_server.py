@@ -12,7 +12,9 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import make_wsgi_app
+
+from shared.metrics import CommonMetrics
 
 Check = Callable[[], Mapping[str, str]]
 """Returns the faults by part, such as {"postgresql": "connection refused"}; empty when all is well."""
@@ -29,20 +31,22 @@ class _QuietHandler(WSGIRequestHandler):
         """Say nothing: a probe every few seconds would drown the log."""
 
 
-def probe_app(registry: CollectorRegistry, live: Check, ready: Check) -> WSGIApplication:
+def probe_app(metrics: CommonMetrics, live: Check, ready: Check) -> WSGIApplication:
     """Return the WSGI application that serves the three paths."""
-    metrics = make_wsgi_app(registry)
+    exposition = make_wsgi_app(metrics.registry)
     checks = {"/healthz": live, "/readyz": ready}
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
-            scraped: Iterable[bytes] = metrics(environ, start_response)
+            scraped: Iterable[bytes] = exposition(environ, start_response)
             return scraped
         if path not in checks:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"try /healthz, /readyz or /metrics\n"]
         faults = checks[path]()
+        if path == "/readyz":
+            metrics.ready.set(not faults)
         body = {"status": "failed" if faults else "ok", "faults": dict(faults)}
         start_response(
             "503 Service Unavailable" if faults else "200 OK",
@@ -53,12 +57,12 @@ def probe_app(registry: CollectorRegistry, live: Check, ready: Check) -> WSGIApp
     return app
 
 
-def start_probe_server(port: int, registry: CollectorRegistry, live: Check, ready: Check) -> None:
+def start_probe_server(port: int, metrics: CommonMetrics, live: Check, ready: Check) -> None:
     """Serve the probes from a daemon thread on all interfaces. Raises OSError when the port is taken."""
     server = make_server(
         "",
         port,
-        probe_app(registry, live, ready),
+        probe_app(metrics, live, ready),
         server_class=_Server,
         handler_class=_QuietHandler,
     )
