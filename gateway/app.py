@@ -11,7 +11,9 @@ from gateway.correlation import Correlation
 from gateway.events import ValidateResource
 from gateway.freshness import FreshnessReader, FreshnessResource
 from gateway.freshness_cache import FreshnessCache
+from gateway.incidents import IncidentExporter, IncidentsResource
 from gateway.reads import Reads
+from gateway.reliability import ReliabilityResource
 from gateway.status import HealthResource, MetricsResource, OpenApiResource, ReadyResource
 from gateway.usage import UsageResource
 from shared.clock import Clock, utc_now
@@ -39,7 +41,11 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[
     problems.install(app)
     routes: dict[str, Any] = {
         f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(reads, freshness),
+        f"{PREFIX}/orgs/{{org_id}}/reliability": ReliabilityResource(reads),
         f"{PREFIX}/orgs/{{org_id}}/freshness": FreshnessResource(freshness),
+        f"{PREFIX}/orgs/{{org_id}}/incidents/export": IncidentsResource(
+            IncidentExporter.of(settings.database_url)
+        ),
         f"{PREFIX}/events/validate": ValidateResource(clock),
         f"{PREFIX}/status/healthz": HealthResource(),
         f"{PREFIX}/status/readyz": ReadyResource(settings.database_url, metrics),

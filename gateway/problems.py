@@ -95,12 +95,15 @@ def install(app: falcon.App[Any, Any]) -> None:
 
 
 def _write(req: falcon.Request, resp: falcon.Response, problem: Problem) -> None:
+    for name in resp.headers:  # those of the answer that was not to be
+        resp.delete_header(name)
     resp.status = problem.status
     resp.content_type = "application/problem+json"
-    resp.stream = None
+    if resp.stream is not None:
+        resp.stream.close()  # type: ignore[union-attr]  # ours has close(), see incidents.py
+        resp.stream = None
     resp.text = None
     resp.data = problem.body(instance=req.path, request_id=req.context.request_id)
-    resp.delete_header("ETag")
     resp.set_header("Cache-Control", "no-store")
     resp.set_headers(problem.headers)
 

@@ -1,13 +1,16 @@
 """The gateway's use of PostgreSQL: pooled, bounded, one more try on a connection that had died idle."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from shared.db import Database, Pool
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
 
+T = TypeVar("T")
+
 STATEMENT_SECONDS = 5.0
+_LIMIT_SECONDS = STATEMENT_SECONDS + 2
 CONNECTION_WAIT_SECONDS = 2.0
 POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
@@ -30,23 +33,42 @@ class Reads:
 
     def rows(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Run a read and return its rows. Raises DatabaseUnavailable."""
+
+        def fetch(database: Database) -> list[tuple[Any, ...]]:
+            with database.query(time_limit_seconds=_LIMIT_SECONDS) as cur:
+                cur.execute(statement, parameters)
+                return cur.fetchall()
+
+        return self._twice(fetch)
+
+    def snapshot(
+        self, statements: Sequence[str], parameters: Mapping[str, object]
+    ) -> list[list[tuple[Any, ...]]]:
+        """Run several reads over one state of the database. Raises DatabaseUnavailable."""
+
+        def fetch(database: Database) -> list[list[tuple[Any, ...]]]:
+            found = []
+            with database.transaction(
+                repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS
+            ) as cur:
+                for statement in statements:
+                    cur.execute(statement, parameters)
+                    found.append(cur.fetchall())
+            return found
+
+        return self._twice(fetch)
+
+    def _twice(self, read: Callable[[Database], T]) -> T:
         with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
             try:
-                return self._fetch(database, statement, parameters)
+                return read(database)
             except DatabaseBusy:
                 self._count()
                 raise
             except DatabaseUnavailable:
                 # A server that restarted leaves dead connections in the pool. Reading twice is harmless.
                 self._count()
-                return self._fetch(database, statement, parameters)
-
-    def _fetch(
-        self, database: Database, statement: str, parameters: Mapping[str, object]
-    ) -> list[tuple[Any, ...]]:
-        with database.query(time_limit_seconds=STATEMENT_SECONDS + 2) as cur:
-            cur.execute(statement, parameters)
-            return cur.fetchall()
+                return read(database)
 
     def write(self, statement: str, parameters: Mapping[str, object]) -> None:
         """Run one statement in a transaction of its own. Raises DatabaseUnavailable."""
@@ -59,7 +81,7 @@ class Reads:
     def _commit(self, database: Database, statement: str, parameters: Mapping[str, object]) -> None:
         executed = False
         try:
-            with database.transaction(time_limit_seconds=STATEMENT_SECONDS + 2) as cur:
+            with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
                 cur.execute(statement, parameters)
                 executed = True
         except DatabaseUnavailable as error:

@@ -6,7 +6,7 @@ rounding decides a bin). The same rule builds analytics.latency_bins in sql/migr
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 MAX_LATENCY_MS = 2_147_483_647
@@ -50,18 +50,26 @@ def add(histogram: dict[int, int], bins: Iterable[int], counts: Iterable[int]) -
         histogram[number] = histogram.get(number, 0) + count
 
 
-def percentile_ms(histogram: Mapping[int, int], quantile: Fraction) -> int | None:
-    """Return the nearest-rank percentile in milliseconds, within 1% of the exact one.
+def percentiles_ms(histogram: Mapping[int, int], quantiles: Sequence[Fraction]) -> list[int] | None:
+    """Return nearest-rank percentiles in milliseconds, each within 1% of the exact one.
 
-    Nearest rank: the value at position ceil(quantile * n) of the n sorted values. None without events.
+    Nearest rank: the value at position ceil(quantile * n) of the n sorted values. quantiles: ascending,
+    above 0 and at most 1. None without events.
     """
     total = sum(histogram.values())
     if total == 0:
         return None
-    rank = max(1, -(-quantile.numerator * total // quantile.denominator))
+    ranks = [-(-quantile.numerator * total // quantile.denominator) for quantile in quantiles]
+    found: list[int] = []
     seen = 0
-    for number in sorted(histogram):
-        seen += histogram[number]
-        if seen >= rank:
-            return BIN_VALUE_MS[number]
-    raise AssertionError("the ranks of a histogram end at its total")
+    for number, count in sorted(histogram.items()):
+        seen += count
+        while len(found) < len(ranks) and seen >= ranks[len(found)]:
+            found.append(BIN_VALUE_MS[number])
+    return found
+
+
+def percentile_ms(histogram: Mapping[int, int], quantile: Fraction) -> int | None:
+    """Return one nearest-rank percentile; see percentiles_ms."""
+    found = percentiles_ms(histogram, [quantile])
+    return found[0] if found else None
