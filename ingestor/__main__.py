@@ -1,6 +1,7 @@
 """Consumes usage events: `python -m ingestor`. See `python -m ingestor --help` for the other command."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence

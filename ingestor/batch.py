@@ -32,40 +32,6 @@ class Message:
 
 
 @dataclass(slots=True, eq=False)
-class Batch:
-    """Messages that are committed and acknowledged together, in the order of their delivery tags.
-
-    received_at: when its first message reached this process. abandoned: the channel the messages came
-    by is gone, so they will come again; whoever holds the batch may drop it.
-    """
-
-    received_at: datetime
-    messages: list[Message] = field(default_factory=list)
-    events: int = 0
-    size_bytes: int = 0
-    abandoned: bool = False
-
-    def add(self, message: Message) -> None:
-        """Take a message in."""
-        self.messages.append(message)
-        self.events += len(message.elements)
-        self.size_bytes += message.size_bytes
-
-    def has_room_for(self, message: Message, most_events: int) -> bool:
-        """Whether the message fits. A message is one commit and one ack, so it is never split: one
-        with more events than most_events makes a batch of its own.
-        """
-        return not self.messages or (
-            self.events + len(message.elements) <= most_events
-            and self.size_bytes + message.size_bytes <= BATCH_BYTES
-        )
-
-    def is_full(self, most_events: int) -> bool:
-        """Whether nothing more fits."""
-        return self.events >= most_events or self.size_bytes >= BATCH_BYTES
-
-
-@dataclass(slots=True, eq=False)
 class Row:
     """An event to store, once for all its copies in the batch.
 
@@ -76,8 +42,18 @@ class Row:
     event: Event
     message: Message
     raw: bytes
-    copies: list[tuple[Message, bytes]] = field(default_factory=list)
+    copies: list[tuple[Message, bytes]] | None = None
     content_conflicts: int = 0
+
+    def add_copy(self, event: Event, message: Message, raw: bytes) -> None:
+        """Take in another event with this identity."""
+        self.copies = [*(self.copies or ()), (message, raw)]
+        self.content_conflicts += self.event.content_digest != event.content_digest
+
+    @property
+    def sources(self) -> list[tuple[Message, bytes]]:
+        """Where the event came from, each with the text it had there; the first one is stored."""
+        return [(self.message, self.raw), *(self.copies or ())]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,45 +68,62 @@ class DeadLetter:
 
 
 @dataclass(slots=True, eq=False)
-class Judged:
-    """What a batch's events are: rows in key order, and those that can never be rows."""
+class Batch:
+    """Messages that are committed and acknowledged together, in the order of their delivery tags.
 
-    rows: list[Row]
-    dead_letters: list[DeadLetter]
-
-
-def judge(batch: Batch) -> Judged:
-    """Check every event of a batch and put equal identities together, the first delivered wins.
-
-    The rows are in the order of their keys: two ingestors that store the same events then take their
-    locks in the same order.
+    Their events are judged as they come in: rows by identity, the first delivered wins, and those that
+    can never be rows. received_at: when the first message reached this process. abandoned: the channel
+    the messages came by is gone, so they will come again; whoever holds the batch may drop it.
     """
-    rows: dict[tuple[str, str], Row] = {}
-    dead_letters: list[DeadLetter] = []
-    now = batch.received_at
-    for message in batch.messages:
+
+    received_at: datetime
+    messages: list[Message] = field(default_factory=list)
+    events: int = 0
+    size_bytes: int = 0
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    abandoned: bool = False
+
+    def has_room_for(self, message: Message, most_events: int) -> bool:
+        """Whether the message fits. A message is one commit and one ack, so it is never split: one
+        with more events than most_events makes a batch of its own.
+        """
+        return not self.messages or (
+            self.events + len(message.elements) <= most_events
+            and self.size_bytes + message.size_bytes <= BATCH_BYTES
+        )
+
+    def is_full(self, most_events: int) -> bool:
+        """Whether nothing more fits."""
+        return self.events >= most_events or self.size_bytes >= BATCH_BYTES
+
+    def add(self, message: Message) -> None:
+        """Take a message in and judge its events."""
+        self.messages.append(message)
+        self.events += len(message.elements)
+        self.size_bytes += message.size_bytes
         if message.fault is not None:
-            dead_letters.append(_refused(batch, message, message.elements[0], message.fault))
-            continue
+            self._refuse(message, message.elements[0], message.fault)
+            return
         for raw in message.elements:
             try:
-                event = decode_event(raw, now)
+                event = decode_event(raw, self.received_at)
             except InvalidEvent as fault:
-                dead_letters.append(_refused(batch, message, raw, fault))
-                continue
+                self._refuse(message, raw, fault)
             except Exception:  # noqa: BLE001  a bug in our checks must not stop the events around it
-                trace = traceback.format_exc()
-                dead_letters.append(dead_letter(batch, message, raw, "internal-error", trace))
-                continue
-            row = rows.setdefault((event.event_id, event.org_id), Row(event, message, raw))
-            if row.event is not event:
-                row.copies.append((message, raw))
-                row.content_conflicts += row.event.content_digest != event.content_digest
-    return Judged([rows[key] for key in sorted(rows)], dead_letters)
+                self.dead_letters.append(
+                    dead_letter(self, message, raw, "internal-error", traceback.format_exc())
+                )
+            else:
+                key = event.event_id, event.org_id
+                row = self.rows.get(key)
+                if row is None:
+                    self.rows[key] = Row(event, message, raw)
+                else:
+                    row.add_copy(event, message, raw)
 
-
-def _refused(batch: Batch, message: Message, raw: bytes, fault: InvalidEvent) -> DeadLetter:
-    return dead_letter(batch, message, raw, fault.reason, fault.detail)
+    def _refuse(self, message: Message, raw: bytes, fault: InvalidEvent) -> None:
+        self.dead_letters.append(dead_letter(self, message, raw, fault.reason, fault.detail))
 
 
 def dead_letter(batch: Batch, message: Message, raw: bytes, reason: str, detail: str) -> DeadLetter:

@@ -77,7 +77,7 @@ class BatchStore:
         values = {
             "ingestor": self._ingestor,
             "received_at": batch.received_at,
-            "received": len(rows) + sum(len(row.copies) for row in rows),
+            "received": sum(1 + len(row.copies or ()) for row in rows),
             "content_conflicts": sum(row.content_conflicts for row in rows),
             "check_rows": check_rows,
         }
@@ -93,7 +93,7 @@ class BatchStore:
         self._unanswered = None
         self._last_batch_id, inserted, content_conflicts, late = result
         outcome.batch_ids.append(self._last_batch_id)
-        outcome.received += len(rows) + sum(len(row.copies) for row in rows)
+        outcome.received += values["received"]
         outcome.inserted += inserted
         outcome.content_conflicts += content_conflicts
         outcome.late += late

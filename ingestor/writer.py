@@ -1,4 +1,4 @@
-"""The writer thread: judges batches and stores them, one after another, in the order they came.
+"""The writer thread: stores batches, one after another, in the order they came.
 
 A batch ends as written (each event is committed or has to be dead-lettered) or as abandoned (its
 messages will come again). While PostgreSQL is away a batch waits and is tried again.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from ingestor.batch import Batch, Row, dead_letter, judge
+from ingestor.batch import Batch, Row, dead_letter
 from ingestor.store import BatchStore, Outcome
 from shared.errors import DatabaseRejected, DatabaseUnavailable
 from shared.metrics import IngestorMetrics
@@ -95,9 +95,8 @@ class Writer:
         A refused part is halved until the refused event stands alone: the others are stored in
         about 2 log2(n) transactions for each refused one.
         """
-        judged = judge(batch)
-        outcome = Outcome(dead_letters=judged.dead_letters)
-        parts = [judged.rows] if judged.rows else []
+        outcome = Outcome(dead_letters=batch.dead_letters)
+        parts = [list(batch.rows.values())] if batch.rows else []
         refused_once = False
         while parts and not batch.abandoned and not self._stop:
             self.progress_at = time.monotonic()
@@ -124,7 +123,7 @@ class Writer:
             return [rows[middle:], rows[:middle]]
         row = rows[0]
         self._log.error("PostgreSQL refused an event", error=reason, event_id=row.event.event_id)
-        for message, raw in [(row.message, row.raw), *row.copies]:
+        for message, raw in row.sources:
             outcome.dead_letters.append(dead_letter(batch, message, raw, "rejected-by-database", reason))
         return []
 

@@ -1,0 +1,101 @@
+"""Where a benchmark runs: a database, queues and processes of its own on the servers of the run."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pika
+
+from shared.amqp import Topology, declare
+from tests.fleet import ROOT, Fleet, Process
+from tests.seed import connect
+from tests.stack.local import LocalStack
+
+TEMPLATE = "benchmark_template"
+
+
+class Place:
+    """A context manager; at its end the processes, the database and the queues are gone."""
+
+    def __init__(self, stack: LocalStack, name: str) -> None:
+        self._stack = stack
+        self._name = f"bench_{name}"
+        self.broker_url = stack.settings["RABBITMQ_URL"]
+        self.topology = Topology(*(f"{self._name}.{part}" for part in ("events", "queue", "dlx", "dlq")))
+        self._logs = Path(tempfile.mkdtemp(prefix="analytics-benchmark-"))
+
+    def __enter__(self) -> Self:
+        self.database_url = self._stack.create_database(self._name, TEMPLATE)
+        self.owner = connect(self.database_url)
+        self._connection = pika.BlockingConnection(pika.URLParameters(self.broker_url))
+        self.channel = self._connection.channel()
+        declare(self.channel, self.topology)
+        self.fleet = Fleet(
+            {
+                "DATABASE_URL": self.database_url,
+                **self._stack.process_urls(self.database_url),
+                "RABBITMQ_URL": self.broker_url,
+                "RABBITMQ_EXCHANGE": self.topology.exchange,
+                "RABBITMQ_QUEUE": self.topology.queue,
+                "RABBITMQ_DEAD_LETTER_EXCHANGE": self.topology.dead_letter_exchange,
+                "RABBITMQ_DEAD_LETTER_QUEUE": self.topology.dead_letter_queue,
+            },
+            self._logs,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.fleet.close()
+        self._connection.process_data_events(0)
+        for queue in (self.topology.queue, self.topology.dead_letter_queue):
+            self.channel.queue_delete(queue)
+        for exchange in (self.topology.exchange, self.topology.dead_letter_exchange):
+            self.channel.exchange_delete(exchange)
+        self._connection.close()
+        self.owner.close()
+        self._stack.drop_database(self._name)
+        shutil.rmtree(self._logs, ignore_errors=True)
+
+    def rows(self, sql: str) -> list[tuple[object, ...]]:
+        """Run a query as the database's owner."""
+        with self.owner.cursor() as cur:
+            cur.execute(sql)
+            return list(cur.fetchall())
+
+    def number(self, sql: str) -> float:
+        """Return the one number a query answers; 0 for NULL."""
+        [[answer]] = self.rows(sql)
+        return float(answer or 0)  # type: ignore[arg-type]  # a number, as the caller says
+
+    def waiting(self) -> int:
+        """Return how many messages are ready in the queue of events."""
+        count: int = self.channel.queue_declare(self.topology.queue, passive=True).method.message_count
+        return count
+
+    def consume_bare(self, count: int) -> float:
+        """Let a bare consumer take this many messages; return the seconds it took."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.benchmarks.bare_consumer", self.topology.queue, str(count)],
+            cwd=ROOT,
+            env={"RABBITMQ_URL": self.broker_url},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        return float(done.stdout)
+
+
+def peak_memory_mb(process: Process) -> float:
+    """Return the most memory a process ever had resident, in MB (Linux)."""
+    status = Path(f"/proc/{process.popen.pid}/status").read_text(encoding="utf-8")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
