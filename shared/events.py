@@ -9,7 +9,7 @@ The rules, beyond those of each field (`shared.event_faults.RULES`):
   than once, in either spelling, must mean the same each time. Unknown keys are ignored.
 - `null` means absent for the optional fields, and is invalid for the required ones.
 - Integers are JSON integers: `12.0`, `1e3`, `"12"` and `true` are none. `-0` is 0.
-- Cost is a JSON number, kept to 10 decimals, rounded half to even.
+- Cost is a JSON number, kept to 10 decimals, rounded half to even. Exponents have 18 digits at most.
 - Times are RFC 3339 with `Z` or an offset; decimals past the sixth are cut off. At most 24 hours ahead
   of `now` and at most 400 days before it, both included.
 - Lengths count Unicode code points. NUL characters, halves of surrogate pairs, NaN, Infinity and
@@ -21,7 +21,7 @@ The reasons an `InvalidEvent` can have (`Reason`):
 - `batch-too-large`: the array has more than 1,000 elements.
 - `empty-batch`: the array has no element; whoever sent it meant to send something.
 - `invalid-utf8`: bytes that are not UTF-8.
-- `invalid-json`: not JSON, or nested too deeply to read.
+- `invalid-json`: not JSON, the whole or what stands for one field, or nested too deeply to read.
 - `not-an-object`: JSON, but not an object (nor, for a message, an array).
 - `missing-field`: a required field is not there.
 - `invalid-field`: a field, or an unknown key, breaks its rule.
