@@ -81,6 +81,7 @@ def stack() -> Iterator[LocalStack]:
     started = LocalStack(home, environ={}).start()
     try:
         migrate(started.create_database(_TEMPLATE))
+        started.make_template(_TEMPLATE)
         started.create_logins()
         yield started
     finally:

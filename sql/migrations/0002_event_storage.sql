@@ -57,7 +57,8 @@ $$;
 CREATE INDEX usage_events_batch ON analytics.usage_events (batch_id, org_id);
 
 -- Creates the daily partitions from from_day to to_day (UTC days, both included) that are missing and
--- returns how many. A day whose events already lie in the default partition keeps them there.
+-- returns how many. A day whose events already lie in the default partition keeps them there for good:
+-- to move them would hold everyone up, and queries, the rollups and retention find them all the same.
 -- Both functions need the whole table to themselves for a moment. Whoever comes while they wait for
 -- that waits behind them, so they give up soon and are tried again.
 CREATE FUNCTION analytics.create_event_partitions(from_day date, to_day date) RETURNS integer
@@ -88,30 +89,33 @@ END
 $$;
 
 -- Removes events that occurred before the cutoff, in whole UTC days, except while a batch that may
--- hold some of them is not rolled up yet. Returns how many partitions it dropped.
+-- hold some of them is not rolled up yet. Returns how many partitions (or chunks) it dropped.
 CREATE FUNCTION analytics.keep_events(retention interval, as_of timestamptz) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     cutoff timestamptz := date_trunc('day', as_of - retention, 'UTC');
     dropped integer := 0;
     part record;
-    chunk_count integer;
 BEGIN
     IF EXISTS (SELECT FROM analytics.ingestion_batches
                WHERE rolled_up_at IS NULL AND inserted > 0 AND oldest_occurred_at < cutoff) THEN
         RETURN 0;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('analytics.create_event_partitions'));
-    DELETE FROM analytics.usage_events_default WHERE occurred_at < cutoff
-        AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL);
-    FOR part IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                WHERE i.inhparent = 'analytics.usage_events'::regclass
-                  AND c.relname ~ '^usage_events_\d{8}$'
-                  AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= cutoff
-    LOOP
-        EXECUTE format('DROP TABLE analytics.%I', part.relname);
-        dropped := dropped + 1;
-    END LOOP;
+    IF to_regclass('analytics.usage_events_default') IS NULL THEN
+        SELECT count(*) INTO dropped FROM public.drop_chunks('analytics.usage_events', older_than => cutoff);
+    ELSE
+        DELETE FROM analytics.usage_events_default WHERE occurred_at < cutoff
+            AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL);
+        FOR part IN SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                    WHERE i.inhparent = 'analytics.usage_events'::regclass
+                      AND c.relname ~ '^usage_events_\d{8}$'
+                      AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= cutoff
+        LOOP
+            EXECUTE format('DROP TABLE analytics.%I', part.relname);
+            dropped := dropped + 1;
+        END LOOP;
+    END IF;
     -- Nobody else can write events now. A batch that came since the first look undoes it all.
     IF dropped > 0 AND EXISTS (SELECT FROM analytics.ingestion_batches
                                WHERE rolled_up_at IS NULL AND inserted > 0 AND oldest_occurred_at < cutoff) THEN

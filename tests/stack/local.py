@@ -104,7 +104,7 @@ class LocalStack:
             self.settings |= server.settings
         self._say(f"{started[-1].name} is up after {time.monotonic() - began:.1f} s")
 
-    def create_database(self, name: str, template: str = "template1") -> str:
+    def create_database(self, name: str, template: str = "template0") -> str:
         """Create a database and return its owner's URL (here: the administrator's)."""
         url = self.settings["ADMIN_DATABASE_URL"]
         with _session(f"{url}/postgres") as cur:
@@ -114,6 +114,15 @@ class LocalStack:
                 )
             )
         return f"{url}/{name}"
+
+    def make_template(self, name: str) -> None:
+        """Close a database to every connection, so that it can be copied at any time.
+
+        TimescaleDB keeps a worker of its own connected to each database that lets it.
+        """
+        with _session(f"{self.settings['ADMIN_DATABASE_URL']}/postgres") as cur:
+            cur.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+            cur.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
 
     def drop_database(self, name: str) -> None:
         """Drop a database, whoever is still connected."""
