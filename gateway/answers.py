@@ -9,7 +9,8 @@ import msgspec
 
 from shared.buckets import rfc3339
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+encode = msgspec.json.Encoder(enc_hook=str).encode
+"""Writes JSON; what JSON has no type for is written as its text."""
 
 
 def number(text: str) -> msgspec.Raw:
@@ -24,7 +25,7 @@ def zulu(instant: datetime | None) -> str | None:
 
 def send(req: falcon.Request, resp: falcon.Response, answer: Any) -> None:
     """Answer 200 with JSON and its ETag, or 304 to a client that names the same one."""
-    body = _encode(answer)
+    body = encode(answer)
     etag = hashlib.blake2b(body, digest_size=16).hexdigest()
     resp.etag = etag
     # Answers belong to one actor, and each use of a copy asks whether it still holds.

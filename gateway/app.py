@@ -9,6 +9,7 @@ from gateway import problems
 from gateway.access import Access
 from gateway.correlation import Correlation
 from gateway.events import ValidateResource
+from gateway.exports import DownloadResource, ExportResource, ExportsResource
 from gateway.freshness import FreshnessReader, FreshnessResource
 from gateway.freshness_cache import FreshnessCache
 from gateway.incidents import IncidentExporter, IncidentsResource
@@ -18,6 +19,7 @@ from gateway.status import HealthResource, MetricsResource, OpenApiResource, Rea
 from gateway.usage import UsageResource
 from shared.clock import Clock, utc_now
 from shared.metrics import GatewayMetrics
+from shared.object_store import ObjectStore
 from shared.settings import GatewaySettings
 
 PREFIX = "/analytics/v1"
@@ -45,6 +47,11 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[
         f"{PREFIX}/orgs/{{org_id}}/freshness": FreshnessResource(freshness),
         f"{PREFIX}/orgs/{{org_id}}/incidents/export": IncidentsResource(
             IncidentExporter.of(settings.database_url)
+        ),
+        f"{PREFIX}/orgs/{{org_id}}/exports": ExportsResource(reads),
+        f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}": ExportResource(reads),
+        f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}/download": DownloadResource(
+            reads, ObjectStore(settings), settings.signed_url_ttl, clock
         ),
         f"{PREFIX}/events/validate": ValidateResource(clock),
         f"{PREFIX}/status/healthz": HealthResource(),

@@ -1,6 +1,6 @@
 """Problem details (RFC 9457): every refusal of the gateway has this one shape.
 
-`{"type": "urn:problem:analytics:<slug>", "title", "status", "detail", "instance", "requestId"}`, and
+`{"type": "urn:problem:analytics:<slug>", "title", "status", "detail", "instance"}`, and
 for invalid requests `errors: [{"field", "reason"}]` with every fault.
 """
 
@@ -70,15 +70,14 @@ class Problem(Exception):
             detail += f"; and {len(faults) - 5} more"
         return cls(400, detail, faults=faults)
 
-    def body(self, *, instance: str, request_id: str) -> bytes:
-        """Return the problem document."""
+    def body(self, instance: str) -> bytes:
+        """Return the problem document. instance: the path that was asked for."""
         document: dict[str, Any] = {
             "type": f"urn:problem:analytics:{self.slug}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "instance": instance,
-            "requestId": request_id,
         }
         if self.faults:
             document["errors"] = self.faults
@@ -103,7 +102,7 @@ def _write(req: falcon.Request, resp: falcon.Response, problem: Problem) -> None
         resp.stream.close()  # type: ignore[union-attr]  # ours has close(), see incidents.py
         resp.stream = None
     resp.text = None
-    resp.data = problem.body(instance=req.path, request_id=req.context.request_id)
+    resp.data = problem.body(req.path)
     resp.set_header("Cache-Control", "no-store")
     resp.set_headers(problem.headers)
 
@@ -135,4 +134,4 @@ def _slow_client(req: falcon.Request, resp: falcon.Response, _error: TimeoutErro
 
 def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: Any) -> None:
     _log.error("a bug in the gateway", exc_info=error)
-    _write(req, resp, Problem(500, "The gateway failed; the log has the reason under this requestId."))
+    _write(req, resp, Problem(500, "The gateway failed; the log has the reason under this X-Request-ID."))

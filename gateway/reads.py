@@ -70,23 +70,29 @@ class Reads:
                 self._count()
                 return read(database)
 
-    def write(self, statement: str, parameters: Mapping[str, object]) -> None:
-        """Run one statement in a transaction of its own. Raises DatabaseUnavailable."""
+    def write(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own; return what it returns.
+
+        Raises DatabaseUnavailable; then it may have been committed all the same.
+        """
         with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
             try:
-                self._commit(database, statement, parameters)
+                return self._commit(database, statement, parameters)
             except _NotBegun:
-                self._commit(database, statement, parameters)
+                return self._commit(database, statement, parameters)
 
-    def _commit(self, database: Database, statement: str, parameters: Mapping[str, object]) -> None:
+    def _commit(
+        self, database: Database, statement: str, parameters: Mapping[str, object]
+    ) -> list[tuple[Any, ...]]:
         executed = False
         try:
             with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
                 cur.execute(statement, parameters)
                 executed = True
+                return cur.fetchall() if cur.description else []
         except DatabaseUnavailable as error:
             self._count()
-            if executed or isinstance(error, DatabaseBusy | _NotBegun):
+            if executed or isinstance(error, DatabaseBusy):
                 raise
             raise _NotBegun(str(error)) from error
 

@@ -42,7 +42,7 @@ def mark_repeated_headers(_worker: Any, request: Any) -> None:
 def write_problem(client: Any, status: int, _reason: str, message: str) -> None:
     """Answer what gunicorn refuses before the application sees it. In place of gunicorn.util.write_error."""
     detail = message if status < 500 else "The server failed."
-    body = Problem(status, detail or HTTPStatus(status).phrase).body(instance="", request_id="")
+    body = Problem(status, detail or HTTPStatus(status).phrase).body("")
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
         f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -22,7 +22,7 @@ from gateway.problems import Fault, Problem
     ],
 )
 def test_every_status_has_a_type_of_plain_words(status: int, slug: str | None) -> None:
-    document = json.loads(Problem(status, "No.").body(instance="/here", request_id="r-1"))
+    document = json.loads(Problem(status, "No.").body(instance="/here"))
     words = document["type"].removeprefix("urn:problem:analytics:")
     assert slug in {None, words}
     assert words.replace("-", "").isalpha()
@@ -33,7 +33,6 @@ def test_every_status_has_a_type_of_plain_words(status: int, slug: str | None) -
         "status": status,
         "detail": "No.",
         "instance": "/here",
-        "requestId": "r-1",
     }
 
 
@@ -44,7 +43,7 @@ def test_a_slug_of_its_own_takes_the_place_of_the_statuses() -> None:
 def test_an_invalid_request_lists_every_fault_and_its_detail_the_first_few() -> None:
     faults = [Fault(field=f"p{number}", reason="is bad") for number in range(7)]
     problem = Problem.invalid(faults)
-    document = json.loads(problem.body(instance="/", request_id=""))
+    document = json.loads(problem.body(instance="/"))
     assert document["errors"] == faults
     assert document["detail"].startswith("p0 is bad; p1 is bad;")
     assert "p5" not in document["detail"]
@@ -53,7 +52,7 @@ def test_an_invalid_request_lists_every_fault_and_its_detail_the_first_few() -> 
 
 def test_a_fault_of_the_whole_request_reads_as_a_sentence() -> None:
     document = json.loads(
-        Problem.invalid([Fault(field="", reason="the body is no JSON")]).body(instance="/", request_id="")
+        Problem.invalid([Fault(field="", reason="the body is no JSON")]).body(instance="/")
     )
     assert "the body is no JSON" in document["detail"]
     assert not document["detail"].startswith(" ")
@@ -61,5 +60,5 @@ def test_a_fault_of_the_whole_request_reads_as_a_sentence() -> None:
 
 @pytest.mark.parametrize("text", ['"quoted"', "\u212a\U0001f600", "a\nb\x00", "\\"])
 def test_any_path_and_detail_make_a_readable_document(text: str) -> None:
-    document = json.loads(Problem(404, text).body(instance=f"/{text}", request_id="r"))
+    document = json.loads(Problem(404, text).body(instance=f"/{text}"))
     assert (document["detail"], document["instance"]) == (text, f"/{text}")

@@ -1,0 +1,301 @@
+"""Export jobs: asked for here, made by the export worker, fetched from S3 by a link signed on the spot."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import falcon
+
+from gateway.answers import encode, send, zulu
+from gateway.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
+from gateway.params import Params
+from gateway.problems import Fault, Problem
+from gateway.reads import Reads
+from shared.buckets import rfc3339, widen
+from shared.clock import Clock
+from shared.event_text import instant, uuid_text
+from shared.object_store import LONGEST_LINK, ObjectStore
+from shared.statements import load_statements
+
+LONGEST_WINDOW = timedelta(days=31)
+_MOST_MODELS = 100
+_MOST_BODY_BYTES = 512 * 1024
+_GRAINS = {"hourly": "hour", "daily": "day", "monthly": "day"}
+_STATUSES = ("pending", "running", "succeeded", "failed", "expired")
+_COMPRESSIONS = {"none": False, "gzip": True}
+
+_COLUMNS = (
+    "job_id", "org_id", "status", "granularity", "window_start", "window_end", "models", "compress",
+    "requested_by", "created_at", "started_at", "completed_at", "expires_at", "rows_done", "row_count",
+    "checksum", "size_bytes", "data_as_of", "object_key", "error",
+)  # fmt: skip
+
+_SQL = load_statements("export_jobs.sql")
+
+Job = dict[str, Any]
+
+
+class ExportsResource:
+    """POST and GET /orgs/{orgId}/exports"""
+
+    NEEDS: ClassVar = {"POST": EXPORTS_CREATE, "GET": EXPORTS_READ}
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
+        """Create a job, or find the one that the same Idempotency-Key created."""
+        Params(req.query_string).check()
+        wanted = _wanted(req)
+        wanted |= {"org_id": org_id, "requested_by": req.context.subject}
+        job = self._create(wanted)
+        resp.status = 202
+        resp.location = f"{req.path}/{job['job_id']}"
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = encode(_shown(job))
+
+    def _create(self, wanted: dict[str, Any]) -> Job:
+        rows = self._reads.write(_SQL["create_job"], wanted)
+        if rows:
+            return _job(rows[0])
+        found = self._reads.rows(_SQL["find_job_by_key"], wanted)
+        if not found or not found[0][-1]:
+            detail = "This Idempotency-Key was used for another export; choose a new one."
+            raise Problem(422, detail, slug="idempotency-key-reused")
+        return _job(found[0])
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
+        """List jobs, newest first."""
+        params = Params(req.query_string, "status", "limit", "cursor")
+        status = params.choice("status", _STATUSES)
+        limit = params.whole_number("limit", low=1, high=200, default=50)
+        created_at, job_id = _read_cursor(params)
+        params.check()
+        rows = self._reads.rows(
+            _SQL["list_jobs"],
+            {
+                "org_id": org_id,
+                "status": status,
+                "limit": limit + 1,
+                "before_created_at": created_at,
+                "before_job_id": job_id,
+            },
+        )
+        jobs = [_job(row) for row in rows]
+        more = _write_cursor(jobs[limit - 1]) if len(jobs) > limit else None
+        send(req, resp, {"jobs": [_shown(job) for job in jobs[:limit]], "nextCursor": more})
+
+
+class ExportResource:
+    """GET /orgs/{orgId}/exports/{jobId}"""
+
+    NEEDS: ClassVar = {"GET": EXPORTS_READ}
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str, job_id: str) -> None:
+        """Answer with the job."""
+        Params(req.query_string).check()
+        send(req, resp, _shown(_find(self._reads, org_id, job_id)))
+
+
+class DownloadResource:
+    """GET /orgs/{orgId}/exports/{jobId}/download"""
+
+    NEEDS: ClassVar = {"GET": EXPORTS_DOWNLOAD}
+
+    def __init__(self, reads: Reads, store: ObjectStore, link_life: timedelta, clock: Clock) -> None:
+        self._reads = reads
+        self._store = store
+        self._link_life = link_life
+        self._clock = clock
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str, job_id: str) -> None:
+        """Redirect to a link that lives no longer than the job."""
+        Params(req.query_string).check()
+        job = _find(self._reads, org_id, job_id)
+        left = job["expires_at"] - self._clock() if job["expires_at"] else timedelta()
+        if job["status"] == "expired" or (job["status"] == "succeeded" and left < timedelta(seconds=1)):
+            raise Problem(410, "The export has expired; create it again.", slug="export-expired")
+        if job["status"] != "succeeded":
+            why = "failed; its error says why" if job["status"] == "failed" else f"is {job['status']}"
+            raise Problem(409, f"There is nothing to download: the export {why}.", slug="export-not-ready")
+        resp.set_header("Cache-Control", "no-store")
+        resp.status = 302
+        resp.location = self._store.signed_url(
+            job["object_key"],
+            expires=min(left, self._link_life, LONGEST_LINK),
+            file_name=_file_name(job),
+            content_type="application/gzip" if job["compress"] else "text/csv",
+        )
+
+
+def _find(reads: Reads, org_id: str, job_id: str) -> Job:
+    """Return an organisation's job. What is another's, or malformed, was never there."""
+    try:
+        rows = reads.rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid_text(job_id)})
+    except ValueError:
+        rows = []
+    if not rows:
+        raise Problem(404, "This organisation has no such export.", slug="export-not-found")
+    return _job(rows[0])
+
+
+def _job(row: Sequence[Any]) -> Job:
+    return dict(zip(_COLUMNS, row, strict=False))  # find_job_by_key has a column more
+
+
+def _shown(job: Job) -> dict[str, Any]:
+    return {
+        "jobId": job["job_id"],
+        "orgId": job["org_id"],
+        "status": job["status"],
+        "granularity": job["granularity"],
+        "timeRange": {"start": rfc3339(job["window_start"]), "end": rfc3339(job["window_end"])},
+        "models": job["models"],
+        "compression": "gzip" if job["compress"] else "none",
+        "createdAt": zulu(job["created_at"]),
+        "startedAt": zulu(job["started_at"]),
+        "completedAt": zulu(job["completed_at"]),
+        "expiresAt": zulu(job["expires_at"]),
+        "rowsDone": job["rows_done"],
+        "rowCount": job["row_count"],
+        "checksum": job["checksum"],
+        "sizeBytes": job["size_bytes"],
+        "dataAsOf": zulu(job["data_as_of"]),
+        "requestedBy": job["requested_by"],
+        "error": job["error"],
+    }
+
+
+def _file_name(job: Job) -> str:
+    start, end = (f"{job[name]:%Y%m%dT%H%MZ}" for name in ("window_start", "window_end"))
+    end_of_name = "csv.gz" if job["compress"] else "csv"
+    return f"usage-{job['org_id']}-{job['granularity']}-{start}-{end}.{end_of_name}"
+
+
+def _read_cursor(params: Params) -> tuple[datetime | None, str | None]:
+    text = params.text("cursor", most=200)
+    if text is None:
+        return None, None
+    try:
+        created_at, _, job_id = base64.urlsafe_b64decode(text.encode()).decode().partition(" ")
+        return instant(created_at)[0], uuid_text(job_id)
+    except (ValueError, binascii.Error):
+        params.fault("cursor", "must be a nextCursor of this list")
+        return None, None
+
+
+def _write_cursor(job: Job) -> str:
+    return base64.urlsafe_b64encode(f"{rfc3339(job['created_at'])} {job['job_id']}".encode()).decode()
+
+
+def _wanted(req: falcon.Request) -> dict[str, Any]:
+    """Read the body and the Idempotency-Key. Raises Problem that names every fault."""
+    faults: list[Fault] = []
+    body = _object(req.stream.read(_MOST_BODY_BYTES + 1))
+    for name in body.keys() - {"timeRange", "granularity", "models", "compression"}:
+        faults.append(Fault(field=name[:100], reason="is not a field here"))  # noqa: PERF401  reads plainly
+    granularity = _choice(body, "granularity", _GRAINS, "daily", faults)
+    start, end = _window(body.get("timeRange"), _GRAINS[granularity], faults)
+    wanted = {
+        "granularity": granularity,
+        "window_start": start,
+        "window_end": end,
+        "models": _models(body.get("models"), faults),
+        "compress": _COMPRESSIONS[_choice(body, "compression", _COMPRESSIONS, "none", faults)],
+        "idempotency_key": _idempotency_key(req.get_header("Idempotency-Key"), faults),
+    }
+    if faults:
+        raise Problem.invalid(faults)
+    return wanted
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
+    if len(body) > _MOST_BODY_BYTES:
+        raise Problem(413, f"The body has more than {_MOST_BODY_BYTES} bytes.")
+    try:
+        found = json.loads(body.decode(), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise Problem.invalid([Fault(field="", reason=f"the body is no JSON object: {error}")]) from error
+    if not isinstance(found, dict):
+        raise Problem.invalid([Fault(field="", reason="the body is no JSON object")])
+    return found
+
+
+def _choice(
+    body: dict[str, Any], name: str, choices: dict[str, Any], default: str, faults: list[Fault]
+) -> str:
+    value = body.get(name, default)
+    if isinstance(value, str) and value in choices:
+        return value
+    faults.append(Fault(field=name, reason=f"must be one of {', '.join(choices)}"))
+    return default
+
+
+def _window(value: object, grain: str, faults: list[Fault]) -> tuple[datetime | None, datetime | None]:
+    """Return the window widened to whole buckets, (None, None) when it is at fault."""
+    if not isinstance(value, dict) or value.keys() != {"start", "end"}:
+        faults.append(
+            Fault(field="timeRange", reason="must be an object with start and end and nothing else")
+        )
+        return None, None
+    times = {}
+    for name, text in value.items():
+        try:
+            times[name] = instant(text)[0]
+        except (ValueError, AttributeError):
+            reason = "must be RFC 3339 with a zone, such as 2026-11-01T00:00:00Z"
+            faults.append(Fault(field=f"timeRange.{name}", reason=reason))
+    if len(times) < 2:
+        return None, None
+    start, end = times["start"], times["end"]
+    if start >= end:
+        faults.append(Fault(field="timeRange.end", reason="must be later than start"))
+    elif end - start > LONGEST_WINDOW:
+        reason = f"is more than {LONGEST_WINDOW.days} days after start"
+        faults.append(Fault(field="timeRange.end", reason=reason))
+    else:
+        try:
+            return widen(start, end, grain)
+        except OverflowError:
+            faults.append(Fault(field="timeRange.end", reason="is too late"))
+    return None, None
+
+
+def _models(value: object, faults: list[Fault]) -> list[str] | None:
+    if value is None:
+        return None
+    if (
+        isinstance(value, list)
+        and 1 <= len(value) <= _MOST_MODELS
+        and all(isinstance(model, str) and _is_model(model) for model in value)
+    ):
+        return sorted(set(value))
+    reason = f"must be null or 1 to {_MOST_MODELS} strings of 1 to 200 characters"
+    faults.append(Fault(field="models", reason=reason))
+    return None
+
+
+def _is_model(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return 1 <= len(text) <= 200 and "\0" not in text
+
+
+def _idempotency_key(value: str | None, faults: list[Fault]) -> str | None:
+    if value is not None and not (1 <= len(value) <= 200 and value.isascii() and value.isprintable()):
+        faults.append(Fault(field="Idempotency-Key", reason="must be 1 to 200 printable ASCII characters"))
+    return value
