@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TypeVar
@@ -134,23 +135,24 @@ class Slot:
 
     def _failed(self, job: Job, error: Exception) -> None:
         reason, sentence = _explained(error)
-        if isinstance(error, Aborted):
-            # Whoever ended it has taken or given back the job.
-            _log.warning("attempt ended from outside", error=str(error))
+        lost, status = isinstance(error, Aborted), "unrecorded; it is taken again when its lease ends"
+        if not lost:
+            pause = _FIRST_RETRY * 4 ** min(job.attempt - 1, 4)
+            with suppress(DatabaseUnavailable):
+                recorded = self._recorded(lambda: self._jobs.fail_attempt(job, sentence, pause))
+                lost, status = recorded is None, recorded or status
+        if lost:
+            # Whoever has the job now says what becomes of it; a stop gives it back and is no failure.
+            _log.warning("claim lost, nothing changed", error=str(error))
             if not self._stop:
-                self._metrics.failures.labels(reason=reason).inc()
+                self._metrics.failures.labels(reason="claim_lost").inc()
             return
         self._metrics.failures.labels(reason=reason).inc()
         self._metrics.failures_in_a_row.inc()
         if isinstance(error, DependencyError):
             self._metrics.dependency_errors.labels(dependency=error.dependency).inc()
-        pause = _FIRST_RETRY * 4 ** min(job.attempt - 1, 4)
-        try:
-            now = self._recorded(lambda: self._jobs.fail_attempt(job, sentence, pause)) or "another worker's"
-        except DatabaseUnavailable:
-            now = "unrecorded; it is taken again when its lease ends"
         traceback = None if isinstance(error, AnalyticsError) else error
-        _log.error("attempt failed", reason=reason, error=str(error), job_is=now, exc_info=traceback)
+        _log.error("attempt failed", reason=reason, error=str(error), job_is=status, exc_info=traceback)
 
 
 def _explained(error: Exception) -> tuple[str, str]:
@@ -163,6 +165,4 @@ def _explained(error: Exception) -> tuple[str, str]:
         return "database_unavailable", "The database did not answer, or not in time."
     if isinstance(error, Standstill):
         return "standstill", "The transfer came to a standstill."
-    if isinstance(error, Aborted):
-        return "claim_lost", "Another worker has taken the job."
     return "unexpected", "The export failed because of a fault in the service."

@@ -1,4 +1,4 @@
-"""Ends the life of jobs and objects, removes what lost attempts left, and sets the gauges."""
+"""Ends the life of jobs and objects, and removes what lost attempts left."""
 
 import time
 from datetime import timedelta
@@ -7,7 +7,7 @@ import structlog
 
 from export_worker.jobs import Jobs
 from shared.errors import ObjectStoreRefused
-from shared.metrics import EXPORT_STATUSES, ExportMetrics
+from shared.metrics import ExportMetrics
 from shared.object_store import ObjectStore
 from shared.process import Stop
 from shared.statements import load_statements
@@ -35,7 +35,6 @@ class Upkeep:
 
         Raises DatabaseUnavailable or ObjectStoreUnavailable; what was not done is done next time.
         """
-        self.set_gauges()
         if abandoned := self._jobs.fail_abandoned():
             _log.error("jobs failed whose workers vanished", jobs=abandoned)
         if expired := self._change("expire", most_jobs=_MOST_JOBS):
@@ -49,16 +48,6 @@ class Upkeep:
             # As long again as its file could be fetched, a job's row still says what became of it.
             self._change("delete_old_jobs", most_jobs=_MOST_JOBS, age=2 * self._retention)
             self._deleted_at = time.monotonic()
-
-    def set_gauges(self) -> None:
-        """Show the jobs by status and the age of the oldest."""
-        with self._database.query() as cur:
-            cur.execute(_SQL["counts"])
-            found = {status: rest for status, *rest in cur.fetchall()}
-        for status in EXPORT_STATUSES:
-            self._metrics.jobs.labels(status=status).set(found.get(status, (0,))[0])
-        self._metrics.oldest_pending_seconds.set(found["pending"][1] if "pending" in found else 0)
-        self._metrics.oldest_running_seconds.set(found["running"][2] if "running" in found else 0)
 
     def _tidy_one(self) -> bool:
         """Remove a finished job's objects but the one to keep; False when no job needs it."""

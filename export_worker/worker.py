@@ -8,6 +8,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from export_worker.delivery import TIME_LIMIT
+from export_worker.gauges import set_gauges
 from export_worker.jobs import Jobs
 from export_worker.slot import Slot
 from export_worker.upkeep import Upkeep
@@ -21,7 +22,9 @@ from shared.probe_server import start_probe_server
 from shared.process import Backoff, Stop, instance_name
 from shared.settings import ExportWorkerSettings
 
-_UPKEEP_EVERY_SECONDS = 10
+_UPKEEP_EVERY_SECONDS = 2
+_GAUGES_EVERY_SECONDS = 10
+_ASK_STORE_EVERY_SECONDS = 5
 _HEARTBEAT_SECONDS = 1
 
 # Whoever stops a process kills it soon after; what takes longer than this is given back instead.
@@ -83,12 +86,16 @@ class Worker:
         start_probe_server(self._settings.metrics_port, self._metrics, self._live, self._ready)
         upkeep = Upkeep(self._jobs("upkeep"), self._store, self._metrics, self._settings.retention)
         listener = self._jobs("listener")
+        gauges_database = self._open("gauges", statement_timeout_seconds=30)
         interval_seconds = self._settings.interval.total_seconds()
         beat_seconds = min(_HEARTBEAT_SECONDS, self._settings.lease.total_seconds() / 3)
         loops: dict[str, Callable[[], None]] = {
             "heartbeat": lambda: self._repeat(self._beat, beat_seconds),
             "upkeep": lambda: self._repeat(lambda: upkeep.run(self._stop), _UPKEEP_EVERY_SECONDS),
-            "object store check": lambda: self._repeat(self._ask_store, 5),
+            "gauges": lambda: self._repeat(
+                lambda: set_gauges(gauges_database, self._metrics), _GAUGES_EVERY_SECONDS
+            ),
+            "object store check": lambda: self._repeat(self._ask_store, _ASK_STORE_EVERY_SECONDS),
             "listener": lambda: self._repeat(lambda: self._listen(listener, interval_seconds), 0),
         }
         slots = [_start(f"slot {number}", slot.run) for number, slot in enumerate(self._slots, 1)]

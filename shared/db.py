@@ -72,7 +72,8 @@ def _translated(error: psycopg2.Error) -> AnalyticsError:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, _BUSY):
         return DatabaseBusy(message)
-    if isinstance(error, _UNAVAILABLE):
+    # Without a code of the server's it is libpq that gave up, such as on a connection cut within a COPY.
+    if isinstance(error, _UNAVAILABLE) or (type(error) is psycopg2.DatabaseError and error.pgcode is None):
         return DatabaseUnavailable(message)
     if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
         return DatabaseRejected(message)

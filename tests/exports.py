@@ -4,12 +4,11 @@ import csv
 import gzip
 import hashlib
 import io
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -105,7 +104,6 @@ class Exports:
     s3: dict[str, str]
     owner: connection
     gateway: connection
-    environ: dict[str, str] = field(default_factory=dict)
 
     @property
     def store(self) -> ObjectStore:
@@ -216,13 +214,12 @@ def asked(**changes: Any) -> Row:
 @contextmanager
 def open_exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
     """Open what a test of exports works with."""
-    opened = [
+    owner, gateway = (
         psycopg2.connect(url, options="-c timezone=UTC") for url in (database.owner_url, database.gateway_url)
-    ]
-    for each in opened:
-        each.autocommit = True
-    exports = Exports(database, s3, *opened, environ=dict(os.environ))
+    )
+    owner.autocommit = gateway.autocommit = True
+    exports = Exports(database, s3, owner, gateway)
     exports.store.ensure_bucket()
     yield exports
-    for each in opened:
-        each.close()
+    owner.close()
+    gateway.close()
