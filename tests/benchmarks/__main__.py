@@ -18,7 +18,7 @@ from tests.benchmarks.place import TEMPLATE
 from tests.benchmarks.rows import BenchRow
 from tests.stack.local import ROOT, LocalStack
 
-BENCHMARKS = ("drain", "batches", "flood")
+BENCHMARKS = ("drain", "batches", "flood", "freshness", "reads", "exports", "flat")
 """Modules of this package, each with run(stack, say) that returns its rows."""
 
 

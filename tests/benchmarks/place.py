@@ -39,6 +39,11 @@ class Place:
             {
                 "DATABASE_URL": self.database_url,
                 **self._stack.process_urls(self.database_url),
+                **{
+                    name: value
+                    for name, value in self._stack.settings.items()
+                    if name.startswith(("S3_", "REDIS_"))
+                },
                 "RABBITMQ_URL": self.broker_url,
                 "RABBITMQ_EXCHANGE": self.topology.exchange,
                 "RABBITMQ_QUEUE": self.topology.queue,

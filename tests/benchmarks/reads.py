@@ -1,0 +1,110 @@
+"""Reads: the usage answer over HTTP against the same SQL through psycopg2 alone, one after the other.
+
+90 days of rollups of 250 organisations with 20 models each are loaded; every request is for seven days
+of another organisation, by day and by hour.
+"""
+
+import http.client
+import random
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+from shared.buckets import bucket_start, rfc3339
+from shared.statements import load_statements
+from tests.api import ADMIN
+from tests.benchmarks.place import Place
+from tests.benchmarks.rows import BenchRow
+from tests.seed import connect
+from tests.stack.local import LocalStack, Say
+from tests.traffic import org
+
+ORGS = 250
+MODELS = 20
+DAYS = 90
+REQUESTS = 300
+
+_SQL = load_statements("usage.sql")
+_LOAD = """
+    INSERT INTO analytics.{table} (org_id, bucket_start, model_id, invocations, errors, status_error,
+        status_timeout, status_throttled, input_tokens, output_tokens, cost_estimate_cents,
+        latency_bins, latency_counts)
+    SELECT %(org_id)s, bucket, 'provider/model-' || model, 40, 2, 1, 1, 0, 40000 + model, 20000 + model,
+           0.0000150000 * (100000 + model), '{{12,80,133,150}}', '{{10,20,8,2}}'
+    FROM generate_series(%(start)s::timestamptz, %(end)s::timestamptz, %(step)s::interval) AS bucket,
+         generate_series(1, %(models)s) AS model
+    ORDER BY bucket, model"""
+
+
+def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+    """Measure medians and 99th percentiles of both."""
+    with Place(stack, "reads") as place:
+        today = bucket_start(datetime.now(UTC), "day")
+        _load(place, today, say)
+        [gateway] = place.fleet.start_ready("gateway")
+        address = urlsplit(gateway.url)
+        client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
+        direct = connect(place.database_url)
+        rows: list[BenchRow] = []
+        for grain in ("day", "hour"):
+            over_http, alone = _measure(client, direct.cursor, grain, today)
+            say(f"reads by {grain}: {len(over_http)} requests, median {_ms(over_http, 50):.1f} ms")
+            for percent in (50, 99):
+                name = f"usage, 7 days by {grain}, p{percent}"
+                figures = _ms(over_http, percent), _ms(alone, percent)
+                rows.append(BenchRow(name, "ms", figures[0], "the same SQL alone", figures[1], 2, "most"))
+        client.close()
+        direct.close()
+        return rows
+
+
+def _load(place: Place, today: datetime, say: Say) -> None:
+    for number in range(ORGS):
+        with place.owner.cursor() as cur:
+            for table, step in (("hourly_rollups", "1 hour"), ("daily_rollups", "1 day")):
+                cur.execute(
+                    _LOAD.format(table=table),
+                    {
+                        "org_id": org(number),
+                        "start": today - timedelta(days=DAYS - 1),
+                        "end": today + timedelta(hours=23),
+                        "step": step,
+                        "models": MODELS,
+                    },
+                )
+        if (number + 1) % 50 == 0:
+            say(f"reads: loaded {DAYS} days of {number + 1} of {ORGS} organisations")
+    with place.owner.cursor() as cur:
+        cur.execute("VACUUM ANALYZE analytics.hourly_rollups, analytics.daily_rollups")
+
+
+def _measure(
+    client: http.client.HTTPConnection, cursor: Callable[[], object], grain: str, today: datetime
+) -> tuple[list[float], list[float]]:
+    """Return the seconds of each request and of each query, in turns so that noise hits both alike."""
+    rng = random.Random(grain)
+    start, end = today - timedelta(days=6), today + timedelta(days=1)
+    window = f"start={rfc3339(start)}&end={rfc3339(end)}&granularity={grain}"
+    over_http, alone = [], []
+    for _ in range(REQUESTS):
+        org_id = org(rng.randrange(ORGS))
+        began = time.perf_counter()
+        client.request("GET", f"/analytics/v1/orgs/{org_id}/usage?{window}", headers=ADMIN)
+        answer = client.getresponse()
+        body = answer.read()
+        over_http.append(time.perf_counter() - began)
+        assert answer.status == 200, body[:500]
+        other = org(rng.randrange(ORGS))
+        began = time.perf_counter()
+        with cursor() as cur:  # type: ignore[attr-defined]  # psycopg2's
+            cur.execute(_SQL[grain], {"org_id": other, "start": start, "end": end, "model_id": None})
+            found = cur.fetchall()
+        alone.append(time.perf_counter() - began)
+        assert len(found) == MODELS * (7 if grain == "day" else 168)
+    return over_http, alone
+
+
+def _ms(seconds: list[float], percent: int) -> float:
+    return statistics.quantiles(seconds, n=100)[percent - 1] * 1000
