@@ -75,7 +75,7 @@ class FreshnessReader:
             return None
         try:
             found = msgspec.json.decode(text, type=Freshness)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, and not its only ones
             return None  # written by another release, or damaged
         return found if found.org_id == org_id else None
 

@@ -1,5 +1,6 @@
 """The gateway's use of PostgreSQL: pooled, bounded, one more try on a connection that had died idle."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ T = TypeVar("T")
 
 STATEMENT_SECONDS = 5.0
 _LIMIT_SECONDS = STATEMENT_SECONDS + 2
+_DEAD_WITHIN_SECONDS = 1.0
 CONNECTION_WAIT_SECONDS = 2.0
 POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
@@ -60,15 +62,14 @@ class Reads:
 
     def _twice(self, read: Callable[[Database], T]) -> T:
         with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
+            began = time.monotonic()
             try:
                 return read(database)
-            except DatabaseBusy:
+            except DatabaseUnavailable as error:
                 self._count()
-                raise
-            except DatabaseUnavailable:
-                # A server that restarted leaves dead connections in the pool. Reading twice is harmless.
-                self._count()
-                return read(database)
+                if not _found_dead(error, began):
+                    raise
+                return read(database)  # reading twice is harmless
 
     def write(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Run one statement in a transaction of its own; return what it returns.
@@ -84,6 +85,7 @@ class Reads:
     def _commit(
         self, database: Database, statement: str, parameters: Mapping[str, object]
     ) -> list[tuple[Any, ...]]:
+        began = time.monotonic()
         executed = False
         try:
             with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
@@ -92,12 +94,20 @@ class Reads:
                 return cur.fetchall() if cur.description else []
         except DatabaseUnavailable as error:
             self._count()
-            if executed or isinstance(error, DatabaseBusy):
+            if executed or not _found_dead(error, began):
                 raise
             raise _NotBegun(str(error)) from error
 
     def _count(self) -> None:
         self._metrics.dependency_errors.labels(dependency="postgresql").inc()
+
+
+def _found_dead(error: DatabaseUnavailable, began: float) -> bool:
+    """Tell whether a connection had died idle, as a restart of the server leaves them in the pool.
+
+    That shows at once. A server that is silent takes a whole limit, and asking it again another one.
+    """
+    return not isinstance(error, DatabaseBusy) and time.monotonic() - began < _DEAD_WITHIN_SECONDS
 
 
 class _NotBegun(DatabaseUnavailable):

@@ -267,8 +267,8 @@ def test_the_usage_statements_find_their_rows_by_the_primary_key(owner: connecti
     with owner.cursor() as cur:
         cur.execute(
             f"""INSERT INTO analytics.{table}_rollups
-            SELECT md5(o::text)::uuid, %s::timestamptz - h * interval '1 {granularity}', 'm' || m, 1, 0, 0, 0, 0,
-                   1, 1, 1, '{{1}}', '{{1}}'
+            SELECT md5(o::text)::uuid, %s::timestamptz - h * interval '1 {granularity}', 'm' || m,
+                   1, 0, 0, 0, 0, 1, 1, 1, '{{1}}', '{{1}}'
             FROM generate_series(1, 20) o, generate_series(0, 99) h, generate_series(1, 5) m""",
             (bucket_start(NOW, granularity),),
         )
@@ -320,7 +320,7 @@ def test_what_is_not_there_is_a_problem_too(gateway: Gateway, method: str, path:
 def test_a_request_id_is_taken_over_if_it_is_fit_to_be_logged(gateway: Gateway) -> None:
     path = f"{PREFIX}/orgs/{org(0)}/usage"
     answer = gateway.call("GET", path, OWNER, headers={"X-Request-ID": "abc-1.2:3_4"})
-    assert answer.headers["x-request-id"] == read(answer)["requestId"] == "abc-1.2:3_4"
+    assert answer.headers["x-request-id"] == "abc-1.2:3_4"
     for unfit in ("", "a b", "a" * 129, "a\tb", "\xe9"):
         answer = gateway.call("GET", path, OWNER, headers={"X-Request-ID": unfit})
         assert answer.headers["x-request-id"] not in {"", unfit}
