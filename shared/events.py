@@ -171,8 +171,6 @@ def decode_event(raw: bytes, now: datetime) -> Event:
 def _fields_at_once(raw: bytes, escapes: bool) -> Fields | None:
     """Return the fields of an event whose text is beyond doubt, else None."""
     try:
-        if not raw.isascii():
-            raw.decode()  # msgspec does not look into strings it skips
         try:
             fields: Fields = _decode_camel(raw)
         except msgspec.ValidationError:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
@@ -38,13 +39,26 @@ CHANGES = st.fixed_dictionaries(
 )
 
 
+TIMES = st.builds(
+    lambda off, hours: (NOW + off).astimezone(timezone(timedelta(hours=hours))).isoformat(),
+    st.sampled_from(
+        [
+            timedelta(hours=-1),
+            timedelta(hours=24),
+            timedelta(hours=24, microseconds=1),
+            timedelta(days=-400),
+            timedelta(days=-400, microseconds=-1),
+        ]
+    ),
+    st.sampled_from([0, 0, 5, -9]),
+)
 SPOILERS = (b"", b'"', b"\\", b"\\u0000", b"\\ud800", b"\xff", b"{", b"]", b",", b":", b"9", b" ")
 
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> bytes:
     """An event, mostly a good one, with fields given twice, or a few bytes replaced, left out or doubled."""
-    raw = event(**draw(CHANGES))
+    raw = event(**draw(CHANGES), occurredAt=draw(TIMES))
     if again := draw(CHANGES):
         raw = draw(st.sampled_from([raw, raw[:-1] + b", " + json.dumps(again).encode()[1:]]))
     for _ in range(draw(st.integers(0, 2))):
