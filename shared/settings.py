@@ -282,12 +282,6 @@ class GatewaySettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
     signed_url_ttl: timedelta = setting(
         "EXPORT_SIGNED_URL_TTL", duration, "life of a download link", default="24h"
     )
-    export_retention: timedelta = setting(
-        "EXPORT_RETENTION", duration, "how long a finished export can be fetched", default="90d"
-    )
-    rollup_retention: timedelta = setting(
-        "ROLLUP_RETENTION", duration, "how long rollups are kept", default="400d"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
