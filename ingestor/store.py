@@ -54,7 +54,7 @@ class BatchStore:
         )
         self._ingestor = ingestor
         self._prepared: Any = None  # the connection that has the temporary table
-        self._last_batch_id: int | None = None
+        self._last_batch_id = 0
         self._unanswered: tuple[object, object] | None = None
 
     def check(self) -> None:
@@ -62,6 +62,9 @@ class BatchStore:
         try:
             with self._database.query(time_limit_seconds=10) as cur:
                 check_schema(cur)
+                if not self._last_batch_id:
+                    cur.execute(_SQL["newest_batch"])
+                    [(self._last_batch_id,)] = cur.fetchall()
         except DatabaseUnavailable:
             raise
         except AnalyticsError as error:  # no schema at all, or no right to it, until the migration ran
@@ -74,14 +77,15 @@ class BatchStore:
         Raises DatabaseUnavailable (try again with the same rows; it may turn out that the commit took
         place), DatabaseRejected (nothing of it was stored), AnalyticsError (a bug).
         """
+        received = sum(len(row.sources) for row in rows)
         values = {
             "ingestor": self._ingestor,
             "received_at": batch.received_at,
-            "received": sum(1 + len(row.copies or ()) for row in rows),
+            "received": received,
             "content_conflicts": sum(row.content_conflicts for row in rows),
             "check_rows": check_rows,
         }
-        identity = (values["received_at"], values["received"])
+        identity = (batch.received_at, received)
         started = time.monotonic()
         try:
             result = self._committed_before(values) if self._unanswered == identity else None
@@ -93,7 +97,7 @@ class BatchStore:
         self._unanswered = None
         self._last_batch_id, inserted, content_conflicts, late = result
         outcome.batch_ids.append(self._last_batch_id)
-        outcome.received += values["received"]
+        outcome.received += received
         outcome.inserted += inserted
         outcome.content_conflicts += content_conflicts
         outcome.late += late
@@ -105,8 +109,6 @@ class BatchStore:
 
     def _committed_before(self, values: dict[str, Any]) -> tuple[int, int, int, int] | None:
         """Look for the record of a batch whose commit went unanswered, to count its events as new."""
-        if self._last_batch_id is None:
-            return None  # nothing to begin the search from; the batch will count as duplicates
         with self._database.query(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
             cur.execute(_SQL["find_committed"], {**values, "after_batch_id": self._last_batch_id})
             row = cur.fetchone()

@@ -72,6 +72,10 @@ WITH new_keys AS (
 SELECT b.batch_id, b.inserted, b.content_conflicts, b.late_arrival, d.events - d.seen AS hidden
 FROM batch b, duplicates d;
 
+-- name: newest_batch
+-- Where the search for this ingestor's batches begins; asked once, before its first batch.
+SELECT coalesce(max(batch_id), 0) FROM analytics.ingestion_batches;
+
 -- name: find_committed
 -- The record of a batch whose commit went unanswered, if it was committed; nobody else writes this ingestor's name.
 SELECT batch_id, inserted, content_conflicts, late_arrival

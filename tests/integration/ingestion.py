@@ -1,0 +1,99 @@
+"""What the tests of the ingestor share: its queues, its processes, and what came of their work."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pika
+
+from shared.amqp import Topology, declare, persistent
+from tests.acceptance.books import Books
+from tests.api import wait_until
+from tests.conftest import TestBroker, TestDatabase
+from tests.fleet import Fleet, Process
+
+
+class Ingestion:
+    """A test's queues, declared, and the ingestors it starts."""
+
+    def __init__(
+        self, environ: dict[str, str], database: TestDatabase, broker: TestBroker, folder: Path
+    ) -> None:
+        self.broker = broker
+        self.topology = Topology(
+            broker.exchange, broker.queue, broker.dead_letter_exchange, broker.dead_letter_queue
+        )
+        self.fleet = Fleet(environ, folder)
+        self.books = Books(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
+        self._connection = pika.BlockingConnection(pika.URLParameters(broker.url))
+        self.channel = self._connection.channel()
+        declare(self.channel, self.topology)
+
+    def close(self) -> None:
+        """End the processes and close the connections."""
+        self.fleet.close()
+        self.books.close()
+        if self._connection.is_open:
+            self._connection.close()
+
+    def start(self, **environ: str) -> Process:
+        """Start an ingestor and wait until it is ready."""
+        [process] = self.fleet.start_ready("ingestor", **environ)
+        return process
+
+    def publish(self, bodies: Iterable[bytes], headers: dict[str, Any] | None = None) -> None:
+        """Publish messages; returns when the broker has taken them."""
+        for body in bodies:
+            self.channel.basic_publish(self.topology.exchange, "usage", body, persistent(headers=headers))
+        self.channel.exchange_declare(self.topology.exchange, passive=True)
+
+    def waiting(self, queue: str | None = None) -> int:
+        """Return how many messages are ready in a queue, that of events unless told."""
+        declared = self.channel.queue_declare(queue or self.topology.queue, passive=True)
+        count: int = declared.method.message_count
+        return count
+
+    def wait_received(self, events: int, seconds: float = 40) -> None:
+        """Wait until so many valid events were committed, duplicates included."""
+        wait_until(
+            lambda: self.books.ingestion()["received"] >= events,
+            seconds=seconds,
+            what=f"{events} received; last seen {self.books.ingestion()}",
+        )
+
+    def wait_dead_letters(self, count: int, seconds: float = 20) -> None:
+        """Wait until there are so many dead letters."""
+        wait_until(
+            lambda: self.books.dead_letter_count() == count, seconds=seconds, what=f"{count} dead letters"
+        )
+
+    def stored(self) -> int:
+        """Return how many rows the events table has."""
+        [(count,)] = self.books.rows("SELECT count(*) FROM analytics.usage_events")
+        return int(count)
+
+    def assert_all_acknowledged(self, *processes: Process) -> None:
+        """Stop the processes: each exits with 0, and nothing comes back to the queue."""
+        for process in processes:
+            assert process.stop() == 0, process.log_tail()
+        assert self.waiting() == 0
+
+
+def metric(process: Process, name: str, **labels: str) -> float:
+    """Return a sample of a process's /metrics. Raises AssertionError where there is none."""
+    text = process.get("/metrics").data.decode()
+    for line in text.splitlines():
+        found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+        if found and dict(re.findall(r'(\w+)="([^"]*)"', found[1] or "")) == labels:
+            return float(found[2])
+    raise AssertionError(f"no {name} with {labels} in:\n{text}")
+
+
+def results(process: Process) -> tuple[int, int, int]:
+    """Return what a process counted: accepted, duplicate, invalid."""
+    accepted, duplicate, invalid = (
+        int(metric(process, "analytics_ingestion_events_total", result=result))
+        for result in ("accepted", "duplicate", "invalid")
+    )
+    return accepted, duplicate, invalid
