@@ -98,8 +98,8 @@ def test_an_answer_within_one_s_own_organisation_or_a_refusal_leaves_none(
         (
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN RAISE EXCEPTION 'too late' USING ERRCODE = 'read_only_sql_transaction'; END $$;"
-            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON analytics.audit_log DEFERRABLE INITIALLY DEFERRED"
-            " FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON analytics.audit_log"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()",
             503,
         ),
     ],
