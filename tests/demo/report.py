@@ -5,6 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def _shown(value: object) -> str:
+    """Write whole numbers with thousands apart, and decimals as they are."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 class Report:
     """Collects whether everything added up while it prints."""
 
@@ -22,7 +27,7 @@ class Report:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print rows below a header; text to the left, numbers to the right."""
-        cells = [[str(cell) for cell in row] for row in rows]
+        cells = [[_shown(cell) for cell in row] for row in rows]
         widths = [max(len(row[column]) for row in [list(header), *cells]) for column in range(len(header))]
         numeric = [all(not isinstance(row[column], str) for row in rows) for column in range(len(header))]
         for row in [list(header), *cells]:
@@ -38,10 +43,10 @@ class Report:
     def check(self, what: str, found: object, expected: object) -> None:
         """Print whether a figure is what was published."""
         if found == expected:
-            sys.stdout.write(f"  ok     {what}: {found}\n")
+            sys.stdout.write(f"  ok     {what}: {_shown(found)}\n")
         else:
             self.faults.append(what)
-            sys.stdout.write(f"  WRONG  {what}: {found}, expected {expected}\n")
+            sys.stdout.write(f"  WRONG  {what}: {_shown(found)}, expected {_shown(expected)}\n")
 
     def commands(self, gateway_url: str, org_id: str) -> None:
         """Print commands to try while the demo runs."""
@@ -51,6 +56,7 @@ class Report:
             '  AS="-H X-Actor-Subject:me -H X-Actor-Roles:admin"\n'
             '  SINCE=$(date -u -d "3 days ago" +%Y-%m-%dT00:00:00Z); NOW=$(date -u +%Y-%m-%dT%H:%M:%SZ)\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/usage?start=$SINCE&end=$NOW"\n'
+            f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/reliability?start=$SINCE&end=$NOW"\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/freshness"\n'
             '  psql "$DATABASE_URL" -c "SELECT * FROM analytics.freshness_status ORDER BY lag_seconds DESC"\n'
             f"  (GATEWAY_URL is {gateway_url})\n\n"

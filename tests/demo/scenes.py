@@ -1,5 +1,8 @@
 """The scenes of the demo, in the order they are played."""
 
+import csv
+import hashlib
+import io
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -7,11 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+import urllib3
+
+from shared.buckets import rfc3339
 from tests.acceptance.books import Books
 from tests.api import Api, wait_until
 from tests.demo.report import Report
 from tests.stack.local import Say
-from tests.traffic import Expected, Publisher, Router, encode, org
+from tests.traffic import MODELS, Expected, Publisher, Router, encode, org
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ Scene = Callable[[Stage], None]
 
 _EVENTS = 12_000
 _RESENT = 900
+_INCIDENT_EVENTS = 600
 
 
 def usage(stage: Stage) -> None:
@@ -81,16 +88,15 @@ def _show_counts(stage: Stage, expected: Expected, published: int, malformed: in
     for org_id, wanted in sorted(expected.by_org.items()):
         answer = stage.api.usage(org_id, stage.start, stage.end)
         totals = answer["totals"]
-        report.check(f"{org_id[-4:]} invocations", totals["invocations"], wanted.invocations)
-        report.check(f"{org_id[-4:]} errors", totals["errors"], wanted.errors)
+        which = f"organisation ...{org_id[-4:]}"
+        report.check(f"{which} calls", totals["invocations"], wanted.invocations)
+        report.check(f"{which} errors", totals["errors"], wanted.errors)
         report.check(
-            f"{org_id[-4:]} tokens in and out",
+            f"{which} tokens in and out",
             totals["inputTokens"] + totals["outputTokens"],
             wanted.input_tokens + wanted.output_tokens,
         )
-        report.check(
-            f"{org_id[-4:]} cost in cents", Decimal(totals["costEstimateCents"]), wanted.cost_estimate_cents
-        )
+        report.check(f"{which} cents", Decimal(totals["costEstimateCents"]), wanted.cost_estimate_cents)
     stage.books.assert_equal(expected)
     report.line("ok     raw events, hourly and daily rollups agree, to the last token and decimal")
     report.example_org = org(0)
@@ -109,7 +115,7 @@ def _show_models(stage: Stage, org_id: str) -> None:
     stage.report.heading(f"Usage by model, organisation {org_id}")
     stage.report.table(
         ("model", "calls", "errors", "input tokens", "output tokens", "cents"),
-        [(model, *row) for model, row in sorted(by_model.items())],
+        [(model, *(int(number) for number in row[:4]), row[4]) for model, row in sorted(by_model.items())],
     )
     freshness = stage.api.get(f"/orgs/{org_id}/freshness")
     stage.report.heading("Freshness")
@@ -128,4 +134,89 @@ def _show_models(stage: Stage, org_id: str) -> None:
     )
 
 
-SCENES: tuple[Scene, ...] = (usage,)
+def incident(stage: Stage) -> None:
+    """Let one model fail and slow down for four minutes; find it as the runbook does."""
+    model = MODELS[1]
+    start = stage.end - timedelta(minutes=4)
+    bad = Router(
+        seed=44, start=start, end=stage.end, orgs=1, models=(model,), error_share=0.4, latency_factor=12
+    ).events(_INCIDENT_EVENTS)
+    stage.say(f"an incident: {model} fails and slows down for four minutes")
+    with Publisher(stage.settings["RABBITMQ_URL"]) as publisher:
+        publisher.publish([encode(bad[at : at + 100]) for at in range(0, len(bad), 100)])
+    stage.books.wait_until_settled(received=_EVENTS + _RESENT + len(bad))
+    _show_reliability(stage, start)
+    _show_incident_file(stage, model, start)
+
+
+def _show_reliability(stage: Stage, start: datetime) -> None:
+    window = {"start": rfc3339(start - timedelta(minutes=6)), "end": rfc3339(stage.end)}
+    answer = stage.api.get(
+        f"/orgs/{org(0)}/reliability", **window, granularity="minute", modelId=MODELS[1], percentile="p95"
+    )
+    stage.report.heading(f"Reliability of {MODELS[1]}, minute by minute")
+    stage.report.table(
+        ("minute", "calls", "errors", "p50 ms", "p95 ms", "p99 ms", "largest error code"),
+        [
+            (
+                point["bucketStart"][11:16],
+                point["invocations"],
+                f"{point['errorRate']:.1%}".rjust(6),
+                *point["latencyMs"].values(),
+                point["errorCodes"][0]["errorCode"] if point["errorCodes"] else "",
+            )
+            for point in answer["series"]
+        ],
+    )
+
+
+def _show_incident_file(stage: Stage, model: str, start: datetime) -> None:
+    window = {"start": rfc3339(start), "end": rfc3339(stage.end)}
+    path = f"/analytics/v1/orgs/{org(0)}/incidents/export"
+    answer = stage.api.call("GET", path, fields=window | {"modelId": model, "status": "error"})
+    rows = list(csv.DictReader(io.StringIO(answer.data.decode(), newline="")))
+    [(counted,)] = stage.books.rows(
+        "SELECT count(*) FROM analytics.usage_events WHERE status = 'error'"
+        f" AND org_id = '{org(0)}' AND model_id = '{model}'"
+        f" AND occurred_at >= '{window['start']}' AND occurred_at < '{window['end']}'"
+    )
+    stage.report.heading("The incident's failed calls as CSV")
+    stage.report.check("rows in the file", len(rows), counted)
+    for row in rows[:3]:
+        stage.report.line(",".join(list(row.values())[2:12]))
+    stage.report.line("...")
+
+
+def export(stage: Stage) -> None:
+    """Ask for a CSV of the three days, wait for it, download it, hold it against the API."""
+    path = f"/analytics/v1/orgs/{org(0)}/exports"
+    window = {"start": rfc3339(stage.start), "end": rfc3339(stage.end)}
+    answer = stage.api.call("POST", path, json={"timeRange": window, "granularity": "hourly"})
+    assert answer.status == 202, answer.data.decode()
+    job = answer.json()
+    stage.report.heading("An export of the three days, by hour")
+    stage.say(f"export {job['jobId']} is {job['status']}")
+
+    def done() -> bool:
+        nonlocal job
+        job = stage.api.get(f"/orgs/{org(0)}/exports/{job['jobId']}")
+        return job["status"] not in {"pending", "running"}
+
+    wait_until(done, seconds=60, what="the export")
+    stage.say(f"export {job['jobId']} is {job['status']}: {job['rowCount']} rows, {job['sizeBytes']} bytes")
+    link = stage.api.call("GET", f"{path}/{job['jobId']}/download").headers["Location"]
+    file = urllib3.request("GET", link, retries=False, timeout=30).data
+    rows = list(csv.DictReader(io.StringIO(file.decode(), newline="")))
+    start, end = job["timeRange"]["start"], job["timeRange"]["end"]
+    totals = stage.api.get(f"/orgs/{org(0)}/usage", start=start, end=end, granularity="hour")["totals"]
+    stage.report.check("SHA-256 of the download", hashlib.sha256(file).hexdigest(), job["checksum"])
+    stage.report.check("rows", len(rows), job["rowCount"])
+    for column, name in (
+        ("invocations", "invocations"),
+        ("input_tokens", "inputTokens"),
+        ("cost_estimate_cents", "costEstimateCents"),
+    ):
+        stage.report.check(f"sum of {column}", sum(Decimal(row[column]) for row in rows), totals[name])
+
+
+SCENES: tuple[Scene, ...] = (usage, incident, export)
