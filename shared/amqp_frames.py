@@ -50,8 +50,10 @@ def read_delivery(buffer: bytes, start: int) -> Frames | None:
     with one body frame. Raises Incomplete.
     """
     try:
-        frame, channel, size, class_id, method_id = _METHOD_START.unpack_from(buffer, start)
-        if frame != _METHOD or class_id != _BASIC or method_id != _DELIVER:
+        if buffer[start] != _METHOD:
+            return None  # a heartbeat may be the last bytes for long: it must not wait for more
+        _frame, channel, size, class_id, method_id = _METHOD_START.unpack_from(buffer, start)
+        if class_id != _BASIC or method_id != _DELIVER:
             return None
         tag_at = start + 12 + buffer[start + 11]
         key_at = tag_at + 10 + buffer[tag_at + 9]  # behind the tag, the redelivered bit and the exchange
@@ -59,6 +61,8 @@ def read_delivery(buffer: bytes, start: int) -> Frames | None:
         header, header_channel, size, _class, _weight, body_size = _HEADER_START.unpack_from(
             buffer, header_at
         )
+        if not body_size:
+            return None  # no body frame will come, and nothing else may for long
         body_at = header_at + 8 + size
         body, body_channel, size = _FRAME_START.unpack_from(buffer, body_at)
         if header != _HEADER or body != _BODY or size != body_size:

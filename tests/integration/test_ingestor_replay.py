@@ -1,0 +1,118 @@
+"""`python -m ingestor replay-dead-letters` puts letters back, and loses none of those it leaves."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from shared.amqp import persistent
+from tests.conftest import TestBroker, TestDatabase
+from tests.fleet import ROOT
+from tests.integration.ingestion import Ingestion
+from tests.traffic import Router, encode
+
+NOW = datetime.now(UTC)
+LONG_AGO = "2026-01-02T03:04:05Z"
+
+
+@pytest.fixture
+def ingestion(
+    environ: dict[str, str], database: TestDatabase, broker: TestBroker, tmp_path: Path
+) -> Iterator[Ingestion]:
+    opened = Ingestion(environ, database, broker, tmp_path)
+    yield opened
+    opened.close()
+
+
+def put_letters(ingestion: Ingestion, bodies: list[bytes], reason: str) -> None:
+    """Put dead letters into their queue as an ingestor of long ago did."""
+    headers = {"x-reason": reason, "x-detail": "it was so", "x-first-seen": LONG_AGO, "traceparent": "00-ab"}
+    for body in bodies:
+        ingestion.channel.basic_publish(
+            ingestion.topology.dead_letter_exchange, "usage", body, persistent(headers=headers)
+        )
+
+
+def replay(broker: TestBroker, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ingestor", "replay-dead-letters", *options],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **broker.settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def events(count: int) -> list[bytes]:
+    router = Router(seed=1, start=NOW - timedelta(hours=1), end=NOW)
+    return [encode(event) for event in router.events(count)]
+
+
+def test_mended_letters_are_stored_and_those_still_invalid_come_back_as_first_seen_then(
+    ingestion: Ingestion,
+) -> None:
+    put_letters(ingestion, events(5), "rejected-by-database")
+    put_letters(ingestion, [b"{bad"], "invalid-json")
+    process = ingestion.start()
+    ingestion.wait_dead_letters(6)
+    done = replay(ingestion.broker)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 replayed, 0 kept")
+    ingestion.wait_received(5)
+    ingestion.wait_dead_letters(1)
+    [letter] = ingestion.books.dead_letters()
+    assert (letter.body, letter.reason, letter.first_seen) == (b"{bad", "invalid-json", LONG_AGO)
+    assert letter.detail != "it was so"
+    assert ingestion.stored() == 5
+    ingestion.assert_all_acknowledged(process)
+
+
+def test_limit_reason_and_dry_run_choose_what_is_moved_and_the_rest_stays(ingestion: Ingestion) -> None:
+    put_letters(ingestion, events(4), "rejected-by-database")
+    put_letters(ingestion, [b"{bad", b"{worse"], "invalid-json")
+    ingestion.wait_dead_letters(6)
+
+    shown = replay(ingestion.broker, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "6 replayed, 0 kept" in shown.stdout
+    assert "dry run" in shown.stdout
+    assert "4  rejected-by-database" in shown.stdout
+    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (0, 6)
+
+    limited = replay(ingestion.broker, "--limit", "3", "--reason", "rejected-by-database")
+    assert limited.stdout.startswith("3 replayed"), limited.stderr
+    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (3, 3)
+
+    chosen = replay(ingestion.broker, "--reason", "invalid-json")
+    assert chosen.stdout.startswith("2 replayed, 1 kept"), chosen.stderr
+    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (5, 1)
+    [left] = ingestion.books.dead_letters()
+    assert (left.reason, left.first_seen) == ("rejected-by-database", LONG_AGO)
+
+
+def test_a_broker_that_is_away_is_told_in_a_sentence_with_exit_code_1(broker: TestBroker) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ingestor", "replay-dead-letters"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "RABBITMQ_URL": "amqp://guest:guest@127.0.0.1:1/%2F"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "RabbitMQ" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("limit", ["-1", "0", "x"])
+def test_a_limit_that_is_no_count_is_refused(broker: TestBroker, limit: str) -> None:
+    done = replay(broker, f"--limit={limit}")
+    assert done.returncode == 2
+    assert "--limit" in done.stderr
