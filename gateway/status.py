@@ -47,7 +47,7 @@ class ReadyResource:
     def on_get(self, _req: falcon.Request, resp: falcon.Response) -> None:
         """Answer 200, or 503 that names the failed part."""
         faults = self._faults()
-        self._metrics.ready.set(not faults)
+        self._metrics.readiness_failed.set(bool(faults))
         resp.status = 503 if faults else 200
         resp.media = {"status": "failed" if faults else "ok", "faults": faults}
 

@@ -4,7 +4,6 @@ A process makes its own group with a registry, so that it exports what it measur
 other processes. Names without a process in them are those the runbook and the dashboards know.
 """
 
-import math
 import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -29,13 +28,12 @@ class CommonMetrics:
 
     def __init__(self, registry: CollectorRegistry, process: str) -> None:
         self.registry = registry
-        self.ready = Gauge(
-            "analytics_ready",
-            "The last answer of the readiness probe: 1 or 0; NaN until somebody asks.",
+        self.readiness_failed = Gauge(
+            "analytics_readiness_failed",
+            "1 when the last readiness probe was refused, else 0.",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
-        self.ready.set(math.nan)
         self.dependency_errors = Counter(
             "analytics_dependency_errors",
             "Failed uses of a server this process depends on.",

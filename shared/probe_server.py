@@ -46,7 +46,7 @@ def probe_app(metrics: CommonMetrics, live: Check, ready: Check) -> WSGIApplicat
             return [b"try /healthz, /readyz or /metrics\n"]
         faults = checks[path]()
         if path == "/readyz":
-            metrics.ready.set(not faults)
+            metrics.readiness_failed.set(bool(faults))
         body = {"status": "failed" if faults else "ok", "faults": dict(faults)}
         start_response(
             "503 Service Unavailable" if faults else "200 OK",

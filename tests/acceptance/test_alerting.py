@@ -1,0 +1,61 @@
+"""Real alerts: a fleet under Prometheus and Alertmanager, errors and latency, a webhook that hears of it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.api import wait_until
+from tests.monitoring.rules import alerts
+from tests.monitoring.scene import MODELS, ORG, PROCESSES, Scene, monitored_fleet
+from tests.stack.local import LocalStack
+from tests.traffic import Router, encode
+
+
+@pytest.fixture(scope="module")
+def scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """The fleet under monitoring, after a quarter of an (eightieth) hour of ordinary traffic."""
+    folder: Path = tmp_path_factory.mktemp("monitored")
+    with monitored_fleet(stack, "template_analytics", folder) as running:
+        yield running
+
+
+def test_a_fleet_in_order_raises_no_alert(scene: Scene) -> None:
+    """Every target is scraped, every expression is evaluated, and none of them finds anything."""
+    assert len(scene.monitoring.query("up == 1")) == len(PROCESSES)
+    assert len(scene.monitoring.query("analytics_readiness_failed == 0")) == len(PROCESSES)
+    assert scene.monitoring.firing() == set()
+    assert scene.monitoring.query("prometheus_rule_evaluation_failures_total > 0") == []
+
+
+def test_errors_and_latency_of_a_model_reach_whoever_is_on_call(scene: Scene) -> None:
+    broken, working = MODELS
+    now = datetime.now(UTC)
+    bad = Router(
+        seed=8, start=now - timedelta(minutes=1), end=now, orgs=1, models=[broken],
+        error_share=0.5, latency_factor=6,
+    )  # fmt: skip
+    scene.publisher.publish(encode(event) for event in bad.events(600))
+    wanted = {
+        "AnalyticsServiceHighErrorRate",
+        "AnalyticsServiceErrorRateSpike",
+        "AnalyticsServiceHighLatencyP95",
+        "AnalyticsServiceLatencySpike",
+    }
+    heard = scene.monitoring.webhook.alerts
+    wait_until(
+        lambda: wanted <= {alert["labels"]["alertname"] for alert in heard},
+        seconds=40,
+        what=f"{sorted(wanted)} at the webhook; heard {heard}",
+    )
+    for alert in heard:
+        labels, annotations = alert["labels"], alert["annotations"]
+        rule = alerts()[labels["alertname"]]
+        assert (labels["org_id"], labels["model_id"]) == (ORG, broken)
+        assert labels["severity"] == rule["labels"]["severity"]
+        assert broken in annotations["summary"]
+        assert ORG in annotations["description"]
+        assert annotations["runbook_url"] == rule["annotations"]["runbook_url"]
+        assert "no value" not in str(annotations)
+    assert working not in str(heard)

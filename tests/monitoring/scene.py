@@ -1,0 +1,79 @@
+"""A whole fleet under monitoring, with ordinary traffic behind it."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from tests.acceptance.books import Books
+from tests.api import Api, wait_until
+from tests.fleet import Fleet
+from tests.monitoring.servers import Monitoring
+from tests.stack.local import LocalStack
+from tests.traffic import Publisher, Router, encode, org
+
+PROCESSES = ("gateway", "ingestor", "rollup_worker", "export_worker")
+ORG = org(0)
+MODELS = ("model-that-breaks", "model-that-works")
+
+DIVISOR = 150
+"""Of the rules' durations: 15 minutes are 6 seconds."""
+
+_EXPORT = """
+    INSERT INTO analytics.export_jobs (org_id, granularity, window_start, window_end, requested_by)
+    SELECT '{org}', 'daily', today, today + interval '1 day', 'test'
+    FROM date_trunc('day', now(), 'UTC') AS today
+    RETURNING 1
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What runs, and how to speak to it."""
+
+    monitoring: Monitoring
+    publisher: Publisher
+    books: Books
+    database_url: str
+    """As the gateway's role, which may read what dashboards read."""
+    began: datetime
+
+
+@contextmanager
+def monitored_fleet(stack: LocalStack, template: str, folder: Path) -> Iterator[Scene]:
+    """Start every process, Prometheus and Alertmanager; publish ordinary traffic; wait for its numbers."""
+    url = stack.create_database("monitored", template)
+    broker = stack.settings["RABBITMQ_URL"]
+    environ = {**stack.settings, **stack.process_urls(url), "DATABASE_URL": url, "S3_BUCKET": "monitored"}
+    fleet = Fleet(environ, folder)
+    try:
+        processes = fleet.start_ready(*PROCESSES)
+        targets = {f"analytics-{each.name.replace('_', '-')}": each.url for each in processes}
+        with (
+            Monitoring(folder, targets, divisor=DIVISOR) as monitoring,
+            Publisher(broker) as publisher,
+            closing(Books(url, broker, "analytics.usage.v1", "analytics.usage.v1.dlq")) as books,
+        ):
+            began = datetime.now(UTC)
+            scene = Scene(monitoring, publisher, books, environ["GATEWAY_DATABASE_URL"], began)
+            _ordinary_day(scene, Api(processes[0].url))
+            yield scene
+    finally:
+        fleet.close()
+        stack.drop_database("monitored")
+
+
+def _ordinary_day(scene: Scene, api: Api) -> None:
+    """Some traffic, a few resends and invalid events, an export, some reads; then all gauges are there."""
+    now = scene.began
+    events = Router(seed=7, start=now - timedelta(minutes=4), end=now, orgs=1, models=MODELS).events(600)
+    scene.publisher.publish([encode(event) for event in events + events[:3]] + [b"{}", b"[]x"])
+    scene.books.wait_until_settled(received=603)
+    scene.books.rows(_EXPORT.format(org=ORG))
+    for _ in range(3):
+        api.usage(ORG, now - timedelta(hours=1), now)
+        api.get(f"/orgs/{ORG}/freshness")
+    known_for_15_minutes = "last_over_time(org_model:analytics_usage_error_rate:max[24s] offset 6s)"
+    for query in ('analytics_export_jobs{status="succeeded"} == 1', known_for_15_minutes):
+        wait_until(lambda query=query: bool(scene.monitoring.query(query)), seconds=40, what=query)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
