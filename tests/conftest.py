@@ -17,10 +17,12 @@ import pika
 import pytest
 import redis
 
+from tests.stack import containers
 from tests.stack.local import LocalStack, migrate
 
 _numbers = itertools.count(1)
 _TEMPLATE = "template_analytics"
+_SERVERS = pytest.StashKey[str]()
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,21 @@ class TestBroker:
         }
 
 
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """Say which servers the tests ran against."""
+    if used := config.stash.get(_SERVERS, None):
+        terminalreporter.write_line(f"ran against {used}")
+
+
 @pytest.fixture(scope="session")
-def stack() -> Iterator[LocalStack]:
-    """The servers, in a private folder of this session's own."""
+def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack]:
+    """The servers, in a private folder of this session's own or in containers (TEST_SERVERS)."""
+    in_containers, request.config.stash[_SERVERS] = containers.choose()
     home = Path(tempfile.mkdtemp(prefix="analytics-tests-"))
     home.chmod(0o711)
-    started = LocalStack(home, environ={}).start()
+    started = LocalStack(home, environ={}, in_containers=in_containers).start()
     try:
         migrate(started.create_database(_TEMPLATE))
         started.make_template(_TEMPLATE)

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg2
 from psycopg2 import sql
 
-from tests.stack import machine, servers
+from tests.stack import containers, machine, servers
+from tests.stack.containers import ContainerServer
 from tests.stack.machine import StackError
 from tests.stack.servers import Server
 
@@ -39,12 +40,19 @@ def quiet(_: str) -> None:
 class LocalStack:
     """Starts what the environment does not already name, and stops it.
 
-    home: a folder for data, logs and programs. durable: keep fsync on. The settings hold the
-    contract's names for the running servers, and ADMIN_DATABASE_URL when PostgreSQL is a local one.
+    home: a folder for data, logs and programs. durable: keep fsync on. in_containers: have a Docker
+    engine run the servers. The settings hold the contract's names for the running servers, and
+    ADMIN_DATABASE_URL when PostgreSQL is one of them.
     """
 
     def __init__(
-        self, home: Path, *, durable: bool = True, environ: Mapping[str, str] = os.environ, say: Say = quiet
+        self,
+        home: Path,
+        *,
+        durable: bool = True,
+        environ: Mapping[str, str] = os.environ,
+        in_containers: bool = False,
+        say: Say = quiet,
     ) -> None:
         home.mkdir(mode=0o711, parents=True, exist_ok=True)
         home.chmod(0o711)  # the servers' user passes through to its own private folder and sees nothing else
@@ -57,25 +65,15 @@ class LocalStack:
         self._programs.mkdir(mode=0o755, exist_ok=True)
         self._durable = durable
         self._environ = environ
+        self._in_containers = in_containers
         self._say = say
         self._passwords = {prefix: secrets.token_urlsafe(18) for prefix in PROCESS_ROLES}
-        self.servers: dict[str, Server] = {}
+        self.servers: dict[str, Server | ContainerServer] = {}
         self.settings: dict[str, str] = {}
 
     def start(self) -> Self:
         """Start the servers side by side. Raises StackError that says what failed and where it logged."""
-        starts: dict[str, Callable[[], list[Server]]] = {
-            "DATABASE_URL": self._start_postgres,
-            "RABBITMQ_URL": lambda: servers.start_rabbitmq(
-                self.home / "rabbitmq", self.logs / "rabbitmq.log"
-            ),
-            "REDIS_URL": lambda: [
-                servers.start_valkey(self.home / "redis", self.logs / "redis.log", self._programs)
-            ],
-            "S3_ENDPOINT": lambda: [
-                servers.start_seaweedfs(self.home / "s3", self.logs / "s3.log", self._programs)
-            ],
-        }
+        starts = containers.starts() if self._in_containers else self._local_starts()
         wanted = {name: start for name, start in starts.items() if not self._environ.get(name)}
         self.settings |= {
             name: value for name, value in self._environ.items() if name in starts or name.startswith("S3_")
@@ -89,14 +87,20 @@ class LocalStack:
             raise
         return self
 
-    def _start_postgres(self) -> list[Server]:
-        return [
-            servers.start_postgres(
-                self.home / "postgres", self.logs / "postgres.log", self._programs, durable=self._durable
-            )
-        ]
+    def _local_starts(self) -> dict[str, Callable[[], Sequence[Server]]]:
+        home, logs, programs = self.home, self.logs, self._programs
+        return {
+            "DATABASE_URL": lambda: [
+                servers.start_postgres(
+                    home / "postgres", logs / "postgres.log", programs, durable=self._durable
+                )
+            ],
+            "RABBITMQ_URL": lambda: servers.start_rabbitmq(home / "rabbitmq", logs / "rabbitmq.log"),
+            "REDIS_URL": lambda: [servers.start_valkey(home / "redis", logs / "redis.log", programs)],
+            "S3_ENDPOINT": lambda: [servers.start_seaweedfs(home / "s3", logs / "s3.log", programs)],
+        }
 
-    def _timed(self, start: Callable[[], list[Server]]) -> None:
+    def _timed(self, start: Callable[[], Sequence[Server | ContainerServer]]) -> None:
         began = time.monotonic()
         started = start()
         for server in started:
@@ -174,7 +178,7 @@ class LocalStack:
         mapper = self.servers.pop("epmd", None)
         if self.servers:
             with ThreadPoolExecutor() as pool:
-                list(pool.map(Server.stop, self.servers.values()))
+                list(pool.map(lambda server: server.stop(), self.servers.values()))
         if mapper is not None:
             mapper.stop()
         self.servers = {}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pika
 import psycopg2
+import redis
 import urllib3
 
 from tests.stack import machine
@@ -87,12 +88,49 @@ def start(
     return Server(name, log, guard)
 
 
-def _accepts(port: int) -> bool:
+def postgres_answers(url: str) -> bool:
+    """Tell whether PostgreSQL lets the URL's user in."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
+        psycopg2.connect(f"{url}/postgres", connect_timeout=2).close()
+    except psycopg2.OperationalError:
         return False
+    return True
+
+
+def rabbitmq_answers(url: str) -> bool:
+    """Tell whether RabbitMQ lets the URL's user in."""
+    parameters = pika.URLParameters(url)
+    try:
+        # pika is loud about a port that is still closed.
+        socket.create_connection((parameters.host, parameters.port), timeout=2).close()
+        pika.BlockingConnection(parameters).close()
+    except (OSError, pika.exceptions.AMQPError):
+        return False
+    return True
+
+
+def redis_answers(url: str) -> bool:
+    """Tell whether Redis lets the URL's user in."""
+    try:
+        with redis.Redis.from_url(url, socket_timeout=2) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def s3_answers(endpoint: str) -> bool:
+    """Tell whether an S3 server speaks HTTP at the endpoint."""
+    with urllib3.PoolManager(retries=False, timeout=2) as http:
+        try:
+            return http.request("GET", f"http://{endpoint}/").status in {200, 403}
+        except urllib3.exceptions.HTTPError:
+            return False
+
+
+SEAWEEDFS_OPTIONS = [
+    "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+    "-s3.autoCreateBucket=false",
+]  # fmt: skip
 
 
 def start_postgres(folder: Path, log: Path, programs: Path, *, durable: bool = True) -> Server:
@@ -131,15 +169,7 @@ def start_postgres(folder: Path, log: Path, programs: Path, *, durable: bool = T
     server = start("PostgreSQL", command, log, folder=folder, environ={}, stop_signal=signal.SIGINT)
     url = f"postgresql://postgres:{password}@127.0.0.1:{port}"
     server.settings = {"ADMIN_DATABASE_URL": url}
-
-    def ready() -> bool:
-        try:
-            psycopg2.connect(f"{url}/postgres", connect_timeout=2).close()
-        except psycopg2.OperationalError:
-            return False
-        return True
-
-    server.wait_ready(ready)
+    server.wait_ready(lambda: postgres_answers(url))
     return server
 
 
@@ -185,17 +215,7 @@ def start_rabbitmq(folder: Path, log: Path) -> list[Server]:
     )  # fmt: skip
     url = f"amqp://fleet:{password}@127.0.0.1:{port}/%2F"
     server.settings = {"RABBITMQ_URL": url}
-
-    def ready() -> bool:
-        if not _accepts(port):
-            return False
-        try:
-            pika.BlockingConnection(pika.URLParameters(url)).close()
-        except pika.exceptions.AMQPError:
-            return False
-        return True
-
-    server.wait_ready(ready)
+    server.wait_ready(lambda: rabbitmq_answers(url))
     return [epmd, server]
 
 
@@ -213,8 +233,9 @@ def start_valkey(folder: Path, log: Path, programs: Path) -> Server:
     config.chmod(0o644)
     program = machine.usable(machine.valkey_program(), user_id, programs)
     server = start("Redis", [str(program), str(config)], log, folder=folder, environ={})
-    server.settings = {"REDIS_URL": f"redis://:{password}@127.0.0.1:{port}/0"}
-    server.wait_ready(lambda: _accepts(port))
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    server.settings = {"REDIS_URL": url}
+    server.wait_ready(lambda: redis_answers(url))
     return server
 
 
@@ -236,9 +257,7 @@ def start_seaweedfs(folder: Path, log: Path, programs: Path) -> Server:
         str(program), f"-logdir={folder}", "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-s3.port={s3}",
         f"-master.port={master}", f"-filer.port={filer}", f"-volume.port={volume}", f"-admin.port={admin}",
-        "-master.telemetry=false", "-webdav=false", "-admin.ui=false",
-        "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-s3.autoCreateBucket=false", f"-s3.localSocket={folder}/s3.sock",
+        *SEAWEEDFS_OPTIONS, f"-s3.localSocket={folder}/s3.sock",
     ]  # fmt: skip
     environ = {
         "HOME": str(folder), "TMPDIR": str(folder), "GOMEMLIMIT": "512MiB",
@@ -255,13 +274,5 @@ def start_seaweedfs(folder: Path, log: Path, programs: Path) -> Server:
         Path(f"/tmp/seaweedfs-{part}-grpc-{port + 10_000}.sock")  # noqa: S108
         for part, port in (("master", master), ("volume", volume), ("filer", filer), ("s3", s3))
     ]
-    http = urllib3.PoolManager(retries=False, timeout=2)
-
-    def ready() -> bool:
-        try:
-            return http.request("GET", f"http://127.0.0.1:{s3}/").status in {200, 403}
-        except urllib3.exceptions.HTTPError:
-            return False
-
-    server.wait_ready(ready)
+    server.wait_ready(lambda: s3_answers(f"127.0.0.1:{s3}"))
     return server
