@@ -68,9 +68,8 @@ def read_delivery(buffer: bytes, start: int) -> Frames | None:
         if header != _HEADER or body != _BODY or size != body_size:
             return None
         end = body_at + 8 + size
-        if not buffer[header_at - 1] == buffer[body_at - 1] == buffer[end - 1] == _END:
-            return None
-        if not channel == header_channel == body_channel:
+        whole = buffer[header_at - 1] == buffer[body_at - 1] == buffer[end - 1] == _END
+        if not whole or not channel == header_channel == body_channel:
             return None
         return Frames(
             channel,

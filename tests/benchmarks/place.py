@@ -84,6 +84,12 @@ class Place:
         count: int = self.channel.queue_declare(self.topology.queue, passive=True).method.message_count
         return count
 
+    def dead_letters(self) -> int:
+        """Return how many dead letters there are."""
+        declared = self.channel.queue_declare(self.topology.dead_letter_queue, passive=True)
+        count: int = declared.method.message_count
+        return count
+
     def consume_bare(self, count: int) -> float:
         """Let a bare consumer take this many messages; return the seconds it took."""
         done = subprocess.run(

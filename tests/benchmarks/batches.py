@@ -1,0 +1,90 @@
+"""Batches: messages of 100 events through the ingestor against COPY of the same rows into the events table.
+
+The peer has the rows ready as COPY text and writes them with all indexes, 2,000 to a durable commit; it
+checks nothing, knows no duplicates and keeps no batch records. Neither has a rollup worker beside it.
+"""
+
+import time
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+
+from shared.events import decode_event
+from tests.api import wait_until
+from tests.benchmarks.place import Place
+from tests.benchmarks.rows import BenchRow
+from tests.stack.local import LocalStack, Say
+from tests.traffic import Publisher, Router, encode
+
+EVENTS = 200_000
+EVENTS_A_MESSAGE = 100
+EVENTS_A_COMMIT = 2_000
+ROUNDS = 2
+
+_COPY = (
+    "COPY analytics.usage_events (event_id, org_id, occurred_at, model_id, status, latency_ms, input_tokens,"
+    " output_tokens, cost_estimate_cents, actor_id, client_id, error_code, metadata, batch_id, received_at)"
+    " FROM STDIN"
+)
+_PARTITIONS = "SELECT analytics.create_event_partitions(current_date - 1, current_date + 1)"
+_STORED = "SELECT sum(inserted) FROM analytics.ingestion_batches"
+_SECONDS = "SELECT extract(epoch FROM max(committed_at) - min(received_at)) FROM analytics.ingestion_batches"
+
+
+def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+    """Measure both, the better of two rounds counts for each."""
+    copied, own = [], []
+    for number in range(ROUNDS):
+        now = datetime.now(UTC)
+        bodies = [
+            encode(event)
+            for event in Router(seed=number, start=now - timedelta(hours=1), end=now, orgs=20).events(EVENTS)
+        ]
+        with Place(stack, f"copy_{number}") as place:
+            copied.append(_copy(place, bodies, now))
+            say(f"batches: COPY {EVENTS / copied[-1]:,.0f} events/s")
+        with Place(stack, f"batches_{number}") as place:
+            own.append(_ingest(place, bodies))
+            say(f"batches: ingestor {EVENTS / own[-1]:,.0f} events/s")
+    return [
+        BenchRow(
+            "100-event messages",
+            "events/s",
+            EVENTS / min(own),
+            "COPY of the rows",
+            EVENTS / min(copied),
+            0.5,
+            "least",
+        )
+    ]
+
+
+def _copy(place: Place, bodies: list[bytes], now: datetime) -> float:
+    """Return the seconds COPY takes."""
+    place.number(_PARTITIONS)
+    lines = [
+        decode_event(body, now).copy_line.rpartition("\t")[0] + f"\t1\t{now.isoformat()}" for body in bodies
+    ]
+    commits = [
+        "\n".join(lines[at : at + EVENTS_A_COMMIT]).encode() for at in range(0, EVENTS, EVENTS_A_COMMIT)
+    ]
+    began = time.perf_counter()
+    with place.owner.cursor() as cur:
+        for rows in commits:
+            cur.copy_expert(_COPY, BytesIO(rows), size=1 << 20)
+    return time.perf_counter() - began
+
+
+def _ingest(place: Place, bodies: list[bytes]) -> float:
+    """Return the seconds from the ingestor's first message to its last commit."""
+    place.number(_PARTITIONS)
+    messages = (
+        b"[" + b",".join(bodies[at : at + EVENTS_A_MESSAGE]) + b"]"
+        for at in range(0, EVENTS, EVENTS_A_MESSAGE)
+    )
+    with Publisher(place.broker_url, place.topology.exchange) as publisher:
+        publisher.publish(messages)
+    ingestor = place.fleet.start("ingestor")
+    wait_until(lambda: place.number(_STORED) == EVENTS, seconds=200, what="all events stored")
+    assert ingestor.stop() == 0, ingestor.log_tail()
+    assert place.waiting() == 0, "messages were committed and not acknowledged"
+    return place.number(_SECONDS)
