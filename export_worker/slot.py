@@ -27,7 +27,7 @@ from shared.settings import ExportWorkerSettings
 
 T = TypeVar("T")
 
-_FIRST_RETRY = timedelta(seconds=5)
+_FIRST_RETRY = timedelta(seconds=2)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("slot")
 

@@ -21,7 +21,7 @@ from tests.fleet import Fleet, Process
 from tests.tcp_proxy import TcpProxy
 
 HOURLY = {"granularity": "hourly", "window_end": START + timedelta(days=31)}
-# With names of 200 characters: a file of more than one part of 5 MiB.
+# With names of 200 characters: a file of more than one part.
 HOURS, MODELS = 120, 200
 
 
