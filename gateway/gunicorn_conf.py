@@ -6,6 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from shared.settings import GatewaySettings, load_or_exit, masked
+
+_settings = load_or_exit(GatewaySettings, os.environ)
+
 # prometheus_client chooses its storage when it is first imported. The counts of an earlier run must go.
 _metrics_folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 if _metrics_folder is None:
@@ -17,9 +21,6 @@ for _old in Path(_metrics_folder).glob("*.db"):
 from gateway import server  # noqa: E402  prometheus_client comes with it
 from shared.logs import configure_logs  # noqa: E402
 from shared.metrics import COMMIT, VERSION  # noqa: E402
-from shared.settings import GatewaySettings, load_or_exit, masked  # noqa: E402
-
-_settings = load_or_exit(GatewaySettings, os.environ)
 
 bind = f"0.0.0.0:{_settings.http_port}"
 workers = _settings.workers

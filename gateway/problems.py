@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import falcon
 import msgspec
 import structlog
+from gunicorn.http.errors import NoMoreData, ParseException
 
 from shared.errors import DependencyError
 
@@ -89,7 +90,8 @@ def install(app: falcon.App[Any, Any]) -> None:
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
     app.add_error_handler(DependencyError, _dependency_error)
-    app.add_error_handler(TimeoutError, _slow_client)
+    app.add_error_handler(BlockingIOError, _slow_client)  # a read past SO_RCVTIMEO, see server.py
+    app.add_error_handler((ParseException, NoMoreData, ConnectionError), _broken_body)
     app.add_error_handler(Problem, _problem)
 
 
@@ -127,9 +129,13 @@ def _dependency_error(
     _write(req, resp, Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}))
 
 
-def _slow_client(req: falcon.Request, resp: falcon.Response, _error: TimeoutError, _params: Any) -> None:
+def _slow_client(req: falcon.Request, resp: falcon.Response, _error: BlockingIOError, _params: Any) -> None:
     headers = {"Connection": "close"}
     _write(req, resp, Problem(408, "The request's body did not arrive in time.", headers=headers))
+
+
+def _broken_body(req: falcon.Request, resp: falcon.Response, error: Exception, _params: Any) -> None:
+    _write(req, resp, Problem(400, f"The request's body cannot be read: {error}"))
 
 
 def _unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, _params: Any) -> None:

@@ -1,7 +1,10 @@
 """gunicorn's threaded worker with an end to every wait, and its own refusals as problem documents."""
 
+import selectors
 import socket
 import struct
+import time
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +18,9 @@ from gateway.problems import Problem
 # A client may keep a thread this long with silence in the middle of a request or an answer.
 CLIENT_SILENCE_SECONDS = 10
 
-_TIMEVAL = struct.pack("ll", CLIENT_SILENCE_SECONDS, 0)
+# One that has been silent since before a thread was free may keep it this long.
+_LEAST_WAIT_SECONDS = 0.4
+
 _ACTOR_HEADERS = {name.upper(): name for name in ACTOR_HEADERS}
 
 
@@ -23,10 +28,33 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """Threads that no slow client can hold for ever."""
 
     def enqueue_req(self, conn: Any) -> None:
-        """Bound reads and writes in the kernel: gunicorn sets the socket's own timeout itself."""
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
-        super().enqueue_req(conn)
+        """Let the poller, not a thread, wait for a new connection's first byte."""
+        if conn.initialized or conn.data_ready:
+            conn.readable_since = time.monotonic()
+            super().enqueue_req(conn)
+            return
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + CLIENT_SILENCE_SECONDS
+        self.pending_conns.append(conn)
+        readable = partial(self.on_pending_socket_readable, conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+
+    def handle(self, conn: Any) -> Any:
+        """Bound reads and writes in the kernel: gunicorn sets the socket's own timeout itself.
+
+        The time spent in the queue counts, or many silent clients would take their turns one after another.
+        """
+        waited_seconds = time.monotonic() - conn.readable_since
+        _limit(
+            conn.sock, socket.SO_RCVTIMEO, max(_LEAST_WAIT_SECONDS, CLIENT_SILENCE_SECONDS - waited_seconds)
+        )
+        _limit(conn.sock, socket.SO_SNDTIMEO, CLIENT_SILENCE_SECONDS)
+        return super().handle(conn)
+
+
+def _limit(sock: socket.socket, option: int, seconds: float) -> None:
+    whole, part = divmod(int(seconds * 1_000_000), 1_000_000)
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, part))
 
 
 def mark_repeated_headers(_worker: Any, request: Any) -> None:
