@@ -1,16 +1,23 @@
 """Real alerts: a fleet under Prometheus and Alertmanager, errors and latency, a webhook that hears of it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from tests.api import wait_until
-from tests.monitoring.rules import alerts
-from tests.monitoring.scene import MODELS, ORG, PROCESSES, Scene, monitored_fleet
+from tests.monitoring.dashboards import SQL, panels, promql, sql
+from tests.monitoring.rules import alerts, shortened_expression
+from tests.monitoring.scene import DIVISOR, MODELS, ORG, PROCESSES, Scene, monitored_fleet
 from tests.stack.local import LocalStack
 from tests.traffic import Router, encode
+
+PANELS = {f"{name}: {panel['title']}": panel for name, panel in panels()}
+SQL_PANELS = {title: panel for title, panel in PANELS.items() if panel["datasource"]["type"] == SQL}
+PROMETHEUS_PANELS = {title: panel for title, panel in PANELS.items() if title not in SQL_PANELS}
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +66,33 @@ def test_errors_and_latency_of_a_model_reach_whoever_is_on_call(scene: Scene) ->
         assert annotations["runbook_url"] == rule["annotations"]["runbook_url"]
         assert "no value" not in str(annotations)
     assert working not in str(heard)
+
+
+@pytest.fixture(scope="module")
+def after_the_incident(scene: Scene) -> Scene:
+    """The same fleet with something for every panel: a request that failed, an alert that fires."""
+    wait_until(lambda: bool(scene.monitoring.firing()), seconds=30, what="an alert that fires")
+    return scene
+
+
+@pytest.mark.parametrize("title", PROMETHEUS_PANELS)
+def test_a_panel_of_prometheus_shows_data(after_the_incident: Scene, title: str) -> None:
+    monitoring, now = after_the_incident.monitoring, datetime.now(UTC).timestamp()
+    for target in PROMETHEUS_PANELS[title]["targets"]:
+        query = shortened_expression(promql(target["expr"], interval="10m"), DIVISOR)
+        series = monitoring.query_range(query, after_the_incident.began.timestamp(), now)
+        values = [float(value) for each in series for _, value in each["values"]]
+        assert [value for value in values if value == value], f"{query} shows nothing"  # noqa: PLR0124  NaN
+
+
+@pytest.mark.parametrize("title", SQL_PANELS)
+def test_a_panel_of_the_database_shows_data(scene: Scene, title: str) -> None:
+    """The gateway's role reads what the dashboards read."""
+    with closing(psycopg2.connect(scene.database_url)) as connection, connection.cursor() as cur:
+        for target in SQL_PANELS[title]["targets"]:
+            cur.execute(sql(target["rawSql"], orgs=[ORG], models=list(MODELS)))
+            rows = cur.fetchall()
+            assert rows
+            assert None not in rows[0]
+            columns = [column.name for column in cur.description or ()]
+            assert target["format"] == "table" or columns == ["time", "metric", "value"]

@@ -30,16 +30,21 @@ def seconds(duration: str) -> int:
     return int(duration[:-1]) * _SECONDS[duration[-1]]
 
 
+def shortened_expression(promql: str, divisor: int) -> str:
+    """Return an expression with every range and offset divided."""
+    return _RANGE.sub(lambda found: _divided(found[0], divisor), promql)
+
+
 def shortened(divisor: int) -> str:
     """Return the rules file with every `for`, range and offset divided, and no other change."""
-
-    def divided(duration: str) -> str:
-        return f"{max(1, seconds(duration) * 1000 // divisor)}ms"
-
     rules = load(RULES_FILE)
     for group in rules["groups"]:
         for rule in group["rules"]:
-            rule["expr"] = _RANGE.sub(lambda found: divided(found[0]), rule["expr"])
+            rule["expr"] = shortened_expression(rule["expr"], divisor)
             if "for" in rule:
-                rule["for"] = divided(rule["for"])
+                rule["for"] = _divided(rule["for"], divisor)
     return yaml.safe_dump(rules, sort_keys=False)
+
+
+def _divided(duration: str, divisor: int) -> str:
+    return f"{max(1, seconds(duration) * 1000 // divisor)}ms"

@@ -55,6 +55,8 @@ def monitored_fleet(stack: LocalStack, template: str, folder: Path) -> Iterator[
             Publisher(broker) as publisher,
             closing(Books(url, broker, "analytics.usage.v1", "analytics.usage.v1.dlq")) as books,
         ):
+            scraped = f"count(up == 1) == {len(PROCESSES)}"
+            wait_until(lambda: bool(monitoring.query(scraped)), seconds=20, what="the first scrape of all")
             began = datetime.now(UTC)
             scene = Scene(monitoring, publisher, books, environ["GATEWAY_DATABASE_URL"], began)
             _ordinary_day(scene, Api(processes[0].url))
@@ -71,9 +73,12 @@ def _ordinary_day(scene: Scene, api: Api) -> None:
     scene.publisher.publish([encode(event) for event in events + events[:3]] + [b"{}", b"[]x"])
     scene.books.wait_until_settled(received=603)
     scene.books.rows(_EXPORT.format(org=ORG))
-    for _ in range(3):
-        api.usage(ORG, now - timedelta(hours=1), now)
-        api.get(f"/orgs/{ORG}/freshness")
     known_for_15_minutes = "last_over_time(org_model:analytics_usage_error_rate:max[24s] offset 6s)"
     for query in ('analytics_export_jobs{status="succeeded"} == 1', known_for_15_minutes):
-        wait_until(lambda query=query: bool(scene.monitoring.query(query)), seconds=40, what=query)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+
+        def shown(query: str = query) -> bool:
+            api.usage(ORG, now - timedelta(hours=1), now)
+            api.get(f"/orgs/{ORG}/freshness")
+            return bool(scene.monitoring.query(query))
+
+        wait_until(shown, seconds=40, what=query)
