@@ -13,11 +13,6 @@ encode = msgspec.json.Encoder(enc_hook=str).encode
 """Writes JSON; what JSON has no type for is written as its text."""
 
 
-def number(text: str) -> msgspec.Raw:
-    """Return a decimal as PostgreSQL wrote it, as an exact JSON number."""
-    return msgspec.Raw(text.encode())
-
-
 def zulu(instant: datetime | None) -> str | None:
     """Return an instant in RFC 3339 with `Z`, None for None."""
     return None if instant is None else rfc3339(instant)
