@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -209,6 +210,30 @@ def test_a_silent_object_store_is_given_up_within_seconds(exports: Exports, prox
     with pytest.raises(ObjectStoreUnavailable):
         store.check()
     assert time.monotonic() - began < 5
+
+
+def test_an_attempt_ends_within_seconds_when_the_object_store_falls_silent(
+    exports: Exports, proxy: TcpProxy
+) -> None:
+    insert_many(exports.owner, HOURS, MODELS, name_length=200)
+    created = exports.create(**HOURLY)
+    database = Database(exports.database.export_worker_url, application_name="test")
+    jobs = Jobs(database, worker="w", lease=timedelta(seconds=30), most_attempts=3)
+    job = jobs.claim()
+    assert job is not None
+    settings = load(ObjectStoreSettings, exports.s3 | {"S3_ENDPOINT": f"127.0.0.1:{proxy.port}"})
+    delivery = Delivery(job, database, ObjectStore(settings, read_timeout_seconds=0.5))
+    proxy.delay_seconds = 0.3
+    silence = threading.Timer(1.5, lambda: setattr(proxy, "mode", "blackhole"))
+    silence.start()
+    began = time.monotonic()
+    with pytest.raises(ObjectStoreUnavailable):
+        delivery.run()
+    assert time.monotonic() - began < 15
+    assert not [thread.name for thread in threading.enumerate() if job.job_id in thread.name]
+    assert jobs.fail_attempt(job, "The store is silent.", timedelta()) == "pending"
+    assert exports.job(created)["row_count"] is None
+    database.close()
 
 
 @pytest.mark.parametrize(
