@@ -20,7 +20,9 @@ import psycopg2
 import pytest
 import redis
 
+from tests.stack import containers
 from tests.stack.local import ROOT, LocalStack
+from tests.stack.machine import StackError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -233,3 +235,15 @@ def test_a_shell_reads_the_settings_back_whatever_they_hold(new_home: Callable[[
     )  # fmt: skip
     read = dict(entry.split("=", 1) for entry in shell.stdout.split("\0") if entry)
     assert read.items() >= {**stack.settings, "MORE": "*"}.items()
+
+
+def test_where_no_docker_engine_answers_the_tests_use_local_servers_and_say_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    monkeypatch.setenv("TEST_SERVERS", "auto")
+    assert containers.choose() == (False, "local servers (no Docker engine answers)")
+    for demanded in ("containers", "nonsense"):
+        monkeypatch.setenv("TEST_SERVERS", demanded)
+        with pytest.raises(StackError):
+            containers.choose()

@@ -5,9 +5,11 @@ where an engine answers and has the images or can pull them, else local servers.
 """
 
 import contextlib
+import gc
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +30,7 @@ IMAGES = {
     "S3": "chrislusf/seaweedfs:4.48",
 }
 
-_SILENCE_SECONDS = 10
+_SILENCE_SECONDS = 5
 """How long the engine may say nothing, also between two lines about a pull's progress."""
 
 
@@ -74,11 +76,20 @@ def choose() -> tuple[bool, str]:
     return False, f"local servers ({obstacle})"
 
 
+def _engine() -> docker.DockerClient | None:
+    with warnings.catch_warnings():
+        # The client leaves its socket to the garbage collector when nobody answers.
+        warnings.simplefilter("ignore", ResourceWarning)
+        with contextlib.suppress(DockerException):
+            return docker.from_env(timeout=_SILENCE_SECONDS)
+        gc.collect()
+    return None
+
+
 def _obstacle() -> str | None:
     """Return why containers cannot be used, or None when they can. Pulls the images that are missing."""
-    try:
-        engine = docker.from_env(timeout=_SILENCE_SECONDS)
-    except DockerException:
+    engine = _engine()
+    if engine is None:
         return "no Docker engine answers"
     reaper = [] if testcontainers_config.ryuk_disabled else [testcontainers_config.ryuk_image]
     with contextlib.closing(engine):
