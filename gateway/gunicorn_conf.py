@@ -1,5 +1,6 @@
 """gunicorn's configuration: processes with threads, bounded requests, metrics summed over processes."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -49,6 +50,7 @@ def on_starting(_arbiter: Any) -> None:
     log = configure_logs(_settings, "gateway")
     log.info("starting", version=VERSION, commit=COMMIT, settings=masked(_settings))
     server.install_problems()
+    logging.getLogger("gunicorn.error").addFilter(server.is_no_silent_client)
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:

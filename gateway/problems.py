@@ -91,7 +91,8 @@ def install(app: falcon.App[Any, Any]) -> None:
     app.add_error_handler(falcon.HTTPError, _http_error)
     app.add_error_handler(DependencyError, _dependency_error)
     app.add_error_handler(BlockingIOError, _slow_client)  # a read past SO_RCVTIMEO, see server.py
-    app.add_error_handler((ParseException, NoMoreData, ConnectionError), _broken_body)
+    for broken in (ParseException, NoMoreData, ConnectionError):
+        app.add_error_handler(broken, _broken_body)
     app.add_error_handler(Problem, _problem)
 
 

@@ -31,14 +31,16 @@ OWNER = {"X-Actor-Subject": "reader", "X-Actor-Roles": READ, "X-Actor-Orgs": org
 formats = FormatChecker()
 
 
-@formats.checks("date-time", raises=ValueError)
 def _is_instant(text: object) -> bool:
     return not isinstance(text, str) or (text.endswith("Z") and bool(datetime.fromisoformat(text)))
 
 
-@formats.checks("uuid", raises=ValueError)
 def _is_uuid(text: object) -> bool:
     return not isinstance(text, str) or str(uuid.UUID(text)) == text
+
+
+formats.checks("date-time", raises=ValueError)(_is_instant)
+formats.checks("uuid", raises=ValueError)(_is_uuid)
 
 
 class Gateway:
