@@ -77,11 +77,12 @@ class BatchStore:
         Raises DatabaseUnavailable (try again with the same rows; it may turn out that the commit took
         place), DatabaseRejected (nothing of it was stored), AnalyticsError (a bug).
         """
-        received = sum(len(row.sources) for row in rows)
+        received = sum([1 + len(row.copies or ()) for row in rows])
         values = {
             "ingestor": self._ingestor,
             "received_at": batch.received_at,
             "received": received,
+            "rows": len(rows),
             "content_conflicts": sum(row.content_conflicts for row in rows),
             "check_rows": check_rows,
         }

@@ -48,7 +48,8 @@ WITH new_keys AS (
            count(*) FILTER (WHERE k.content_digest <> i.content_digest) AS differing
     FROM incoming_events i
     LEFT JOIN analytics.event_keys k USING (event_id, org_id)
-    WHERE NOT EXISTS (SELECT FROM new_keys n WHERE n.event_id = i.event_id AND n.org_id = i.org_id)
+    WHERE (SELECT count(*) FROM new_keys) < %(rows)s  -- most batches bring none, and need not look
+      AND NOT EXISTS (SELECT FROM new_keys n WHERE n.event_id = i.event_id AND n.org_id = i.org_id)
 ), batch AS (
     INSERT INTO analytics.ingestion_batches (
         ingestor, received, inserted, dedupe_conflicts, content_conflicts, late_arrival,
