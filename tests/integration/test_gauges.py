@@ -114,7 +114,7 @@ def test_events_count_as_soon_as_they_are_stored_and_not_twice_once_rolled_up(
     before = gauges.by_label("analytics_usage_recent_invocations")
     assert sum(before.values()) == 300
     assert gauges.rollups.add_waiting() == 1
-    gauges.refresh()
+    gauges.refresh(NOW + timedelta(seconds=30))
     assert gauges.by_label("analytics_usage_recent_invocations") == before
 
 
