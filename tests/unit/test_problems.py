@@ -51,9 +51,7 @@ def test_an_invalid_request_lists_every_fault_and_its_detail_the_first_few() -> 
 
 
 def test_a_fault_of_the_whole_request_reads_as_a_sentence() -> None:
-    document = json.loads(
-        Problem.invalid([Fault(field="", reason="the body is no JSON")]).body(instance="/")
-    )
+    document = json.loads(Problem.invalid([Fault(field="", reason="the body is no JSON")]).body(instance="/"))
     assert "the body is no JSON" in document["detail"]
     assert not document["detail"].startswith(" ")
 

@@ -22,7 +22,7 @@ def settings_table() -> list[str]:
     """Return the lines the README's table of settings must have."""
     rows: dict[str, tuple[list[str], str, list[str]]] = {}
     for reader, declared in READERS.items():
-        for item in fields(declared):  # type: ignore[arg-type]  # every settings class is a dataclass
+        for item in fields(declared):
             meta = item.metadata
             default = "required" if meta["default"] is None else f"`{meta['default']}`"
             defaults, _, readers = rows.setdefault(meta["name"], ([], meta["doc"], []))

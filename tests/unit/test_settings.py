@@ -79,7 +79,7 @@ def test_the_contract_names_these_defaults() -> None:
     rollup = load(RollupWorkerSettings, {"DATABASE_URL": DATABASE})
     assert (gateway.http_port, gateway.enable_rbac, gateway.org_binding) == (8084, True, "strict")
     assert (gateway.s3_bucket, gateway.s3_region) == ("analytics-exports", "us-east-1")
-    assert (gateway.signed_url_ttl, gateway.export_retention) == (timedelta(hours=24), timedelta(days=90))
+    assert (gateway.signed_url_ttl, worker.retention) == (timedelta(hours=24), timedelta(days=90))
     assert (worker.concurrency, worker.interval) == (2, timedelta(seconds=30))
     assert (rollup.event_retention, rollup.rollup_retention) == (timedelta(days=400), timedelta(days=400))
     assert rollup.dedupe_window == timedelta(days=35)
