@@ -8,6 +8,7 @@ import argparse
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,7 @@ def main() -> int:
     names = parser.parse_args().names or BENCHMARKS
     if unknown := set(names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes and servers end too
     home = Path(tempfile.mkdtemp(prefix="analytics-benchmarks-"))
     stack = LocalStack(home, environ={}, say=say)
     rows: list[BenchRow] = []
