@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import yaml
@@ -49,6 +49,19 @@ class Gateway:
     def __init__(self, environ: Mapping[str, str], *, clock: Clock = utc_now, **settings: str) -> None:
         values = {**environ, "DATABASE_URL": environ["GATEWAY_DATABASE_URL"], **settings}
         self._client = testing.TestClient(create_app(load(GatewaySettings, values), clock))
+
+    @classmethod
+    def without_servers(cls, clock: Clock = utc_now) -> Self:
+        """Return a gateway whose servers are not there, for what needs none."""
+        nowhere = "127.0.0.1:1"
+        environ = {
+            "GATEWAY_DATABASE_URL": f"postgresql://nobody@{nowhere}/none",
+            "REDIS_URL": f"redis://{nowhere}/0",
+            "S3_ENDPOINT": nowhere,
+            "S3_ACCESS_KEY": "x",
+            "S3_SECRET_KEY": "x",
+        }
+        return cls(environ, clock=clock)
 
     def call(
         self,

@@ -15,18 +15,7 @@ ANYBODY = {"X-Actor-Subject": "producer", "X-Actor-Roles": "nobody-in-particular
 
 @pytest.fixture(scope="module")
 def gateway() -> Gateway:
-    """A gateway whose servers are not there: this call needs none."""
-    nowhere = "postgresql://nobody@127.0.0.1:1/none"
-    return Gateway(
-        {
-            "GATEWAY_DATABASE_URL": nowhere,
-            "REDIS_URL": "redis://127.0.0.1:1/0",
-            "S3_ENDPOINT": "127.0.0.1:1",
-            "S3_ACCESS_KEY": "x",
-            "S3_SECRET_KEY": "x",
-        },
-        clock=lambda: NOW,
-    )
+    return Gateway.without_servers(clock=lambda: NOW)
 
 
 def events(count: int) -> list[Event]:
