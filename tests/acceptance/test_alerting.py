@@ -1,5 +1,11 @@
 """Real alerts: a fleet under Prometheus and Alertmanager, errors and latency, a webhook that hears of it."""
 
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -9,6 +15,7 @@ import psycopg2
 import pytest
 
 from tests.api import wait_until
+from tests.fleet import ROOT
 from tests.monitoring.dashboards import SQL, panels, promql, sql
 from tests.monitoring.rules import alerts, shortened_expression
 from tests.monitoring.scene import DIVISOR, MODELS, ORG, PROCESSES, Scene, monitored_fleet
@@ -18,6 +25,26 @@ from tests.traffic import Router, encode
 PANELS = {f"{name}: {panel['title']}": panel for name, panel in panels()}
 SQL_PANELS = {title: panel for title, panel in PANELS.items() if panel["datasource"]["type"] == SQL}
 PROMETHEUS_PANELS = {title: panel for title, panel in PANELS.items() if title not in SQL_PANELS}
+
+PREPARED = """
+set -euo pipefail
+curl() { command curl --fail "$@"; }
+AS=(-H "X-Actor-Subject: tester" -H "X-Actor-Roles: admin")
+"""
+
+
+def runbook_blocks() -> dict[str, list[tuple[str, str]]]:
+    """Return the runbook's blocks that can be run anywhere, each with its language, by heading."""
+    blocks: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    for section in re.split(r"^#+ ", text, flags=re.MULTILINE):
+        heading = section.partition("\n")[0]
+        for found in re.finditer(r"^```(bash|sql|python)\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+            blocks[heading].append((found[1], found[2]))
+    return dict(blocks)
+
+
+RUNBOOK_BLOCKS = runbook_blocks()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +115,10 @@ def test_a_panel_of_prometheus_shows_data(after_the_incident: Scene, title: str)
 @pytest.mark.parametrize("title", SQL_PANELS)
 def test_a_panel_of_the_database_shows_data(scene: Scene, title: str) -> None:
     """The gateway's role reads what the dashboards read."""
-    with closing(psycopg2.connect(scene.database_url)) as connection, connection.cursor() as cur:
+    with (
+        closing(psycopg2.connect(scene.environ["GATEWAY_DATABASE_URL"])) as connection,
+        connection.cursor() as cur,
+    ):
         for target in SQL_PANELS[title]["targets"]:
             cur.execute(sql(target["rawSql"], orgs=[ORG], models=list(MODELS)))
             rows = cur.fetchall()
@@ -96,3 +126,35 @@ def test_a_panel_of_the_database_shows_data(scene: Scene, title: str) -> None:
             assert None not in rows[0]
             columns = [column.name for column in cur.description or ()]
             assert target["format"] == "table" or columns == ["time", "metric", "value"]
+
+
+@pytest.mark.parametrize("heading", RUNBOOK_BLOCKS)
+def test_the_runbooks_commands_run(scene: Scene, heading: str, tmp_path: Path) -> None:
+    """All but those of a cluster (marked sh): each does what it says on a running fleet, or fails."""
+    for language, text in RUNBOOK_BLOCKS[heading]:
+        if language == "sql":
+            for statement in filter(str.strip, text.split(";")):
+                scene.books.rows(statement)
+            continue
+        now = datetime.now(UTC).replace(microsecond=0)
+        environ = {
+            **scene.environ,
+            "API": f"{scene.gateway_url}/analytics/v1",
+            "ORG": ORG,
+            "MODEL": MODELS[0],
+            "START": (now - timedelta(hours=1)).isoformat().replace("+00:00", "Z"),
+            "END": now.isoformat().replace("+00:00", "Z"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        }
+        script = text if language == "python" else PREPARED + without_jq(text)
+        done = subprocess.run(
+            [language, "-c", script],
+            env=environ, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def without_jq(text: str) -> str:
+    """Leave out what only shapes the output where the program for it is not installed."""
+    return text if shutil.which("jq") else re.sub(r" \| jq .*", "", text)

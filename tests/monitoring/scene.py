@@ -35,8 +35,9 @@ class Scene:
     monitoring: Monitoring
     publisher: Publisher
     books: Books
-    database_url: str
-    """As the gateway's role, which may read what dashboards read."""
+    gateway_url: str
+    environ: dict[str, str]
+    """The settings of all processes."""
     began: datetime
 
 
@@ -58,17 +59,17 @@ def monitored_fleet(stack: LocalStack, template: str, folder: Path) -> Iterator[
             scraped = f"count(up == 1) == {len(PROCESSES)}"
             wait_until(lambda: bool(monitoring.query(scraped)), seconds=20, what="the first scrape of all")
             began = datetime.now(UTC)
-            scene = Scene(monitoring, publisher, books, environ["GATEWAY_DATABASE_URL"], began)
-            _ordinary_day(scene, Api(processes[0].url))
+            scene = Scene(monitoring, publisher, books, processes[0].url, environ, began)
+            _ordinary_day(scene)
             yield scene
     finally:
         fleet.close()
         stack.drop_database("monitored")
 
 
-def _ordinary_day(scene: Scene, api: Api) -> None:
+def _ordinary_day(scene: Scene) -> None:
     """Some traffic, a few resends and invalid events, an export, some reads; then all gauges are there."""
-    now = scene.began
+    now, api = scene.began, Api(scene.gateway_url)
     events = Router(seed=7, start=now - timedelta(minutes=4), end=now, orgs=1, models=MODELS).events(600)
     scene.publisher.publish([encode(event) for event in events + events[:3]] + [b"{}", b"[]x"])
     scene.books.wait_until_settled(received=603)
