@@ -137,12 +137,19 @@ def encode(event: Event | list[Event]) -> bytes:
 
 
 class Publisher:
-    """Publishes message bodies to the exchange over one connection; a context manager."""
+    """Publishes message bodies to the exchange over one connection; a context manager.
 
-    def __init__(self, rabbitmq_url: str, exchange: str = "analytics.usage") -> None:
+    confirm: wait for the broker's confirmation of each message, which is slower.
+    """
+
+    def __init__(
+        self, rabbitmq_url: str, exchange: str = "analytics.usage", *, confirm: bool = False
+    ) -> None:
         self._exchange = exchange
         self._connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
         self._channel = self._connection.channel()
+        if confirm:
+            self._channel.confirm_delivery()
 
     def publish(self, bodies: Iterable[bytes]) -> int:
         """Publish persistent messages with the time of now; return how many.

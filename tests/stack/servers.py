@@ -28,13 +28,18 @@ class Server:
 
     name: str
     log: Path
+    spawn: Callable[[], subprocess.Popen[bytes]]
+    """Starts a guard with the server below it, each time alike."""
     guard: subprocess.Popen[bytes]
     settings: dict[str, str] = field(default_factory=dict)
     leftovers: list[Path] = field(default_factory=list)
     """Files it leaves outside its folder, removed when it has stopped."""
+    ready: Callable[[], bool] = lambda: False
+    """Tells whether it answers; known once it was waited for."""
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float = 60) -> None:
         """Wait until it answers. Raises StackError with its log's end when it does not."""
+        self.ready = ready
         deadline = time.monotonic() + seconds
         while not ready():
             if self.guard.poll() is not None or time.monotonic() > deadline:
@@ -46,6 +51,18 @@ class Server:
         """Send a signal to the server's process group: SIGSTOP, SIGCONT or SIGKILL in drills."""
         [child] = Path(f"/proc/{self.guard.pid}/task/{self.guard.pid}/children").read_text().split()
         os.killpg(int(child), number)
+
+    def kill(self) -> None:
+        """SIGKILL it, and wait until its guard has seen that."""
+        self.signal_server(signal.SIGKILL)
+        self.guard.wait(timeout=20)
+
+    def start_again(self) -> None:
+        """Start it again after kill(), on the same port and data, and wait until it answers."""
+        if self.guard.stdin:
+            self.guard.stdin.close()
+        self.guard = self.spawn()
+        self.wait_ready(self.ready)
 
     def stop(self) -> None:
         """Let the guard end it, and wait for that."""
@@ -75,17 +92,20 @@ def start(
         str(int(stop_signal)),
         str(grace_seconds),
     ]
-    with log.open("ab") as output:
-        guard = subprocess.Popen(
-            [*arguments, str(machine.server_user_id() if as_server_user else -1), *command],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8", **environ},
-            start_new_session=True,
-        )
-    return Server(name, log, guard)
+
+    def spawn() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [*arguments, str(machine.server_user_id() if as_server_user else -1), *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8", **environ},
+                start_new_session=True,
+            )
+
+    return Server(name, log, spawn, spawn())
 
 
 def postgres_answers(url: str) -> bool:
