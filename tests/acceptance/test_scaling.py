@@ -1,0 +1,117 @@
+"""Processes come and go by hand while events flow; nothing is lost and nothing counts twice."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg2
+
+from tests.acceptance.books import Books
+from tests.api import wait_until
+from tests.conftest import TestDatabase
+from tests.deployment import build, connections, objects
+from tests.fleet import Fleet, Process
+from tests.traffic import Event, Expected, Publisher, Router, encode
+
+MakePublisher = Callable[[], Publisher]
+
+
+@contextmanager
+def flow(publisher: MakePublisher, events: list[Event]) -> Iterator[None]:
+    """Publish new events, singly and in batches, for as long as the block runs; collect them in events."""
+    now = datetime.now(UTC)
+    router = Router(seed=40, start=now - timedelta(days=2), end=now)
+    over = threading.Event()
+
+    def publish() -> None:
+        with publisher() as out:
+            while not over.wait(0.05):
+                some = router.events(200)
+                out.publish([*map(encode, some[:100]), encode(some[100:])])
+                events.extend(some)
+
+    producer = threading.Thread(target=publish)
+    producer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        producer.join()
+
+
+def batches_added(worker: Process) -> float:
+    """Return how many batches a rollup worker has added, by its own metric."""
+    metrics = worker.get("/metrics").data.decode()
+    found = re.search(r"^analytics_rollup_batches_total (\S+)$", metrics, re.MULTILINE)
+    return float(found[1]) if found else 0
+
+
+def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
+    fleet: Fleet, publisher: MakePublisher, books: Books
+) -> None:
+    events: list[Event] = []
+    ingestors = fleet.start_ready("ingestor")
+    workers = fleet.start_ready("rollup_worker")
+
+    def all_ingestors_commit(count: int) -> None:
+        """Each one that was ever started has committed batches: work reaches a newcomer by itself."""
+        distinct = "SELECT count(DISTINCT ingestor) FROM analytics.ingestion_batches"
+        wait_until(lambda: books.rows(distinct) == [(count,)], seconds=20, what=f"batches of {count}")
+
+    def all_workers_add() -> None:
+        before = [batches_added(worker) for worker in workers]
+        wait_until(
+            lambda: all(now > then for now, then in zip(map(batches_added, workers), before, strict=True)),
+            seconds=20,
+            what=f"rollups by {len(workers)} workers",
+        )
+
+    with flow(publisher, events):
+        all_ingestors_commit(1)
+        ingestors += fleet.start_ready("ingestor")
+        all_ingestors_commit(2)
+        workers += fleet.start_ready("rollup_worker")
+        all_workers_add()
+        ingestors += fleet.start_ready("ingestor", "ingestor")
+        all_ingestors_commit(4)
+        open_connections = dict(
+            books.rows(
+                "SELECT usename::text, count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() GROUP BY 1"
+            )
+        )
+        for process in (ingestors[0], workers[0], ingestors[2]):
+            assert process.stop() == 0, process.log_tail()
+        assert ingestors[1].stop() == 0, ingestors[1].log_tail()
+        del workers[0]
+        all_workers_add()  # the one that is left goes on, and so does the last ingestor
+    books.wait_until_settled(stored=len(events))
+    books.assert_equal(Expected(events))
+    assert books.dead_letters() == []
+    # Whoever left had acknowledged what it had committed: nothing was delivered again.
+    assert books.ingestion()["dedupe_conflicts"] == 0
+    assert open_connections["ingestor"] == 4 * connections("analytics-ingestor", {})
+    assert open_connections["rollup_worker"] == 2 * connections("analytics-rollup-worker", {})
+
+
+def test_the_autoscaler_counts_the_export_jobs_that_need_a_worker(database: TestDatabase) -> None:
+    scaled = {found["metadata"]["name"]: found for found in objects(build("production"), "ScaledObject")}
+    query = scaled["analytics-export-worker"]["spec"]["triggers"][0]["metadata"]["query"]
+    jobs = (
+        "INSERT INTO analytics.export_jobs (org_id, granularity, window_start, window_end, requested_by,"
+        " status, not_before, worker, attempt, fencing_token, started_at, lease_until, completed_at, error)"
+        " SELECT gen_random_uuid(), 'daily', '2026-01-01Z', '2026-01-02Z', 'x', job.* FROM (VALUES"
+        " ('pending', now(), NULL, 0, 0, NULL, NULL, NULL, NULL),"
+        " ('pending', now() + interval '1 h', NULL, 1, 1, now(), NULL, NULL, NULL),"  # a retry not due yet
+        " ('running', now(), 'a', 1, 1, now(), now() + interval '30 s', NULL, NULL),"
+        " ('running', now(), 'dead', 1, 1, now(), now() - interval '1 s', NULL, NULL),"
+        " ('failed', now(), 'a', 3, 3, now(), NULL, now(), 'it failed')) AS job"
+    )
+    with closing(psycopg2.connect(database.owner_url)) as connection, connection.cursor() as cur:
+        cur.execute(query)
+        assert cur.fetchone() == (0,)
+        cur.execute(jobs)
+        cur.execute(query)
+        assert cur.fetchone() == (3,)
