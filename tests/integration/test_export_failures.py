@@ -1,6 +1,7 @@
 """Exports while something fails: succeeded means whole, one object a job, and every job ends."""
 
 import json
+import random
 import signal
 import threading
 import time
@@ -300,6 +301,32 @@ def test_a_database_connection_cut_mid_copy_costs_an_attempt_and_leaves_no_objec
             row = exports.wait(created, "succeeded")
     assert (row["attempt"], row["error"]) == (2, None)
     assert_whole(exports, row)
+
+
+def claims_lost(exports: Exports) -> int:
+    [row] = exports.rows(
+        "SELECT coalesce(sum(greatest(fencing_token - 1, 0)), 0) AS lost FROM analytics.export_jobs"
+    )
+    return int(row["lost"])
+
+
+def test_backends_killed_again_and_again_lose_no_job_and_leave_one_object_each(exports: Exports) -> None:
+    insert_many(exports.owner, 24, 20, name_length=50)
+    with exports.worker(EXPORT_MAX_ATTEMPTS="100", EXPORT_LEASE="1s"):
+        created: list[Row] = []
+        deadline = time.monotonic() + 30
+        while claims_lost(exports) < 3:
+            assert time.monotonic() < deadline, "no kill hits an attempt"
+            created += [exports.create(granularity="hourly") for _ in range(2)]
+            time.sleep(random.uniform(0.01, 0.1))
+            exports.rows(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name LIKE 'export_worker %%'"
+            )
+        rows = [exports.wait(job, "succeeded", seconds=60) for job in created]
+        wait_until(lambda: len(exports.objects()) == len(created), "one object for each")
+    assert exports.objects() == sorted(row["object_key"] for row in rows)
+    assert {len(exports.lines(row)) for row in rows} == {480}
 
 
 def test_a_fault_of_ours_fails_the_job_with_a_sentence_and_not_the_worker(exports: Exports) -> None:
