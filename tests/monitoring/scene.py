@@ -8,7 +8,9 @@ from pathlib import Path
 
 from tests.acceptance.books import Books
 from tests.api import Api, wait_until
+from tests.conftest import TestBroker
 from tests.fleet import Fleet
+from tests.monitoring.rules import shortened_expression
 from tests.monitoring.servers import Monitoring
 from tests.stack.local import LocalStack
 from tests.traffic import Publisher, Router, encode, org
@@ -17,8 +19,8 @@ PROCESSES = ("gateway", "ingestor", "rollup_worker", "export_worker")
 ORG = org(0)
 MODELS = ("model-that-breaks", "model-that-works")
 
-DIVISOR = 150
-"""Of the rules' durations: 15 minutes are 6 seconds."""
+DIVISOR = 100
+"""Of the rules' durations: 15 minutes are 9 seconds."""
 
 _EXPORT = """
     INSERT INTO analytics.export_jobs (org_id, granularity, window_start, window_end, requested_by)
@@ -35,6 +37,7 @@ class Scene:
     monitoring: Monitoring
     publisher: Publisher
     books: Books
+    fleet: Fleet
     gateway_url: str
     environ: dict[str, str]
     """The settings of all processes."""
@@ -45,21 +48,25 @@ class Scene:
 def monitored_fleet(stack: LocalStack, template: str, folder: Path) -> Iterator[Scene]:
     """Start every process, Prometheus and Alertmanager; publish ordinary traffic; wait for its numbers."""
     url = stack.create_database("monitored", template)
-    broker = stack.settings["RABBITMQ_URL"]
-    environ = {**stack.settings, **stack.process_urls(url), "DATABASE_URL": url, "S3_BUCKET": "monitored"}
+    names = ("monitored", "monitored.q", "monitored.dlx", "monitored.dlq")
+    broker = TestBroker(stack.settings["RABBITMQ_URL"], *names)
+    environ = {
+        **stack.settings, **stack.process_urls(url), **broker.settings,
+        "DATABASE_URL": url, "S3_BUCKET": "monitored",
+    }  # fmt: skip
     fleet = Fleet(environ, folder)
     try:
         processes = fleet.start_ready(*PROCESSES)
         targets = {f"analytics-{each.name.replace('_', '-')}": each.url for each in processes}
         with (
             Monitoring(folder, targets, divisor=DIVISOR) as monitoring,
-            Publisher(broker) as publisher,
-            closing(Books(url, broker, "analytics.usage.v1", "analytics.usage.v1.dlq")) as books,
+            Publisher(broker.url, broker.exchange) as publisher,
+            closing(Books(url, broker.url, broker.queue, broker.dead_letter_queue)) as books,
         ):
             scraped = f"count(up == 1) == {len(PROCESSES)}"
             wait_until(lambda: bool(monitoring.query(scraped)), seconds=20, what="the first scrape of all")
             began = datetime.now(UTC)
-            scene = Scene(monitoring, publisher, books, processes[0].url, environ, began)
+            scene = Scene(monitoring, publisher, books, fleet, processes[0].url, environ, began)
             _ordinary_day(scene)
             yield scene
     finally:
@@ -74,7 +81,9 @@ def _ordinary_day(scene: Scene) -> None:
     scene.publisher.publish([encode(event) for event in events + events[:3]] + [b"{}", b"[]x"])
     scene.books.wait_until_settled(received=603)
     scene.books.rows(_EXPORT.format(org=ORG))
-    known_for_15_minutes = "last_over_time(org_model:analytics_usage_error_rate:max[24s] offset 6s)"
+    known_for_15_minutes = shortened_expression(
+        "last_over_time(org_model:analytics_usage_error_rate:max[1h] offset 15m)", DIVISOR
+    )
     for query in ('analytics_export_jobs{status="succeeded"} == 1', known_for_15_minutes):
 
         def shown(query: str = query) -> bool:

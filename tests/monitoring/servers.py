@@ -15,7 +15,7 @@ from tests.fleet import free_port
 from tests.monitoring.rules import shortened
 from tests.stack import servers
 
-SCRAPE_INTERVAL = "500ms"
+_INTERVAL = "1s"
 
 _http = urllib3.PoolManager(retries=False, timeout=10)
 
@@ -63,8 +63,8 @@ class Monitoring:
         self._write(
             "prometheus.yaml",
             {
-                "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL,
-                           "scrape_timeout": SCRAPE_INTERVAL},
+                "global": {"scrape_interval": _INTERVAL, "scrape_timeout": _INTERVAL,
+                           "evaluation_interval": _INTERVAL},
                 "rule_files": ["alerts.yaml"],
                 "alerting": {"alertmanagers": [_targets(f"127.0.0.1:{alertmanager}")]},
                 "scrape_configs": [
@@ -75,7 +75,12 @@ class Monitoring:
         self._write(
             "alertmanager.yaml",
             {
-                "route": {"receiver": "test", "group_by": ["..."], "group_wait": "100ms"},
+                "route": {
+                    "receiver": "test",
+                    "group_by": ["..."],
+                    "group_wait": "100ms",
+                    "group_interval": "500ms",
+                },
                 "receivers": [{"name": "test", "webhook_configs": [{"url": self.webhook.url}]}],
             },
         )
@@ -92,9 +97,17 @@ class Monitoring:
         """Return the series of a query from start to end (Unix time) in steps of a second."""
         return self._ask("query_range", query=promql, start=str(start), end=str(end), step="1")
 
+    def rule_faults(self) -> list[str]:
+        """Return the rules that Prometheus did not evaluate well, with its reason."""
+        groups = _http.request("GET", f"{self.url}/api/v1/rules").json()["data"]["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
+        assert rules
+        return [f"{rule['name']}: {rule.get('lastError')}" for rule in rules if rule["health"] != "ok"]
+
     def firing(self) -> set[str]:
-        """Return the names of the alerts that fire now."""
-        return {alert["metric"]["alertname"] for alert in self.query('ALERTS{alertstate="firing"}')}
+        """Return the names of the alerts that fire or did so within the last five seconds."""
+        found = self.query('count_over_time(ALERTS{alertstate="firing"}[5s])')
+        return {alert["metric"]["alertname"] for alert in found}
 
     def _ask(self, kind: str, **fields: str) -> list[dict[str, Any]]:
         answer = _http.request("POST", f"{self.url}/api/v1/{kind}", fields=fields).json()
