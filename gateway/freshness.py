@@ -1,5 +1,6 @@
 """How far an organisation's numbers lag behind its events; see analytics.freshness_status."""
 
+import math
 from typing import ClassVar
 
 import falcon
@@ -82,7 +83,7 @@ class FreshnessReader:
     def _computed(self, org_id: str) -> Freshness:
         now = self._clock()
         entries = [
-            Entry(model, rfc3339(last_event), zulu(last_rollup), round(lag, 3), status)
+            Entry(model, rfc3339(last_event), zulu(last_rollup), _floor(lag), status)
             for model, last_event, last_rollup, lag, status in self._reads.rows(
                 _SQL["freshness_of_org"], {"org_id": org_id, "as_of": now}
             )
@@ -108,3 +109,8 @@ class FreshnessResource:
         """Answer with the status and one entry a model."""
         Params(req.query_string).check()
         send(req, resp, self._freshness.of_org(org_id))
+
+
+def _floor(seconds: float) -> float:
+    """Cut a lag to milliseconds, so that none shows as having reached a threshold that it has not."""
+    return math.floor(seconds * 1000) / 1000

@@ -22,7 +22,12 @@ FROM analytics.freshness_status
 WHERE lag_seconds > 600
 ORDER BY lag_seconds DESC;
 """
-NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def now() -> datetime:
+    """When the test began: the view compares with the database's clock."""
+    return datetime.now(UTC)
 
 
 @pytest.fixture
@@ -32,7 +37,8 @@ def owner(database: TestDatabase) -> Iterator[connection]:
     opened.close()
 
 
-def event_of(org_number: int, model: str = "m", occurred_at: datetime = NOW) -> Event:
+def event_of(org_number: int, model: str = "m", occurred_at: datetime | None = None) -> Event:
+    occurred_at = occurred_at or datetime.now(UTC)
     end = occurred_at + timedelta(milliseconds=1)
     router = Router(seed=time.monotonic_ns(), start=occurred_at, end=end, models=[model])
     return router.event() | {"orgId": org(org_number)}
@@ -60,15 +66,15 @@ def roll_up(database: TestDatabase) -> None:
 
 @pytest.mark.parametrize("login", ["owner_url", "gateway_url", "rollup_worker_url"])
 def test_the_runbook_s_query_finds_what_waits_for_over_ten_minutes_the_worst_first(
-    database: TestDatabase, owner: connection, login: str
+    database: TestDatabase, owner: connection, login: str, now: datetime
 ) -> None:
     for number, minutes in enumerate((5, 11, 30, 9)):
-        insert_batch(owner, [event_of(number)], received_at=NOW - timedelta(minutes=minutes))
+        insert_batch(owner, [event_of(number, "m", now)], received_at=now - timedelta(minutes=minutes))
     asker = connect(getattr(database, login))
     found = rows(asker, RUNBOOK)
     asker.close()
     assert [(row[0], row[1], row[5]) for row in found] == [(org(2), "m", "delayed"), (org(1), "m", "delayed")]
-    assert all(row[2:4] == (NOW, None) for row in found)
+    assert all(row[2:4] == (now, None) for row in found)
     assert found[0][4] == pytest.approx(1800, abs=120)
 
 
@@ -83,9 +89,11 @@ def test_the_runbook_s_query_finds_what_waits_for_over_ten_minutes_the_worst_fir
         (86_400, "delayed"),
     ],
 )
-def test_a_lag_has_its_word_from_its_threshold_on(owner: connection, lag_seconds: float, word: str) -> None:
-    insert_batch(owner, [event_of(0)], received_at=NOW)
-    as_of = NOW + timedelta(seconds=lag_seconds)
+def test_a_lag_has_its_word_from_its_threshold_on(
+    owner: connection, lag_seconds: float, word: str, now: datetime
+) -> None:
+    insert_batch(owner, [event_of(0)], received_at=now)
+    as_of = now + timedelta(seconds=lag_seconds)
     sql = "SELECT lag_seconds, status FROM analytics.model_freshness_at(%s, %s)"
     assert rows(owner, sql, org(0), as_of) == [(lag_seconds, word)]
     assert rows(owner, sql, None, as_of) == [(lag_seconds, word)]
@@ -103,23 +111,25 @@ def test_lag_grows_by_itself_while_an_event_waits_and_is_0_once_it_is_shown(
     assert status(owner) == {(org(0), "m"): (0, "fresh")}
 
 
-def test_an_idle_tenant_has_no_lag_however_long_it_is_idle(database: TestDatabase, owner: connection) -> None:
-    insert_batch(owner, [event_of(0)], received_at=NOW - timedelta(hours=3))
+def test_an_idle_tenant_has_no_lag_however_long_it_is_idle(
+    database: TestDatabase, owner: connection, now: datetime
+) -> None:
+    insert_batch(owner, [event_of(0)], received_at=now - timedelta(hours=3))
     roll_up(database)
     insert_batch(owner, [])  # nothing but duplicates waits
-    in_a_year = NOW + timedelta(days=365)
+    in_a_year = now + timedelta(days=365)
     assert rows(
         owner, "SELECT lag_seconds, status FROM analytics.model_freshness_at(NULL, %s)", in_a_year
     ) == [(0, "fresh")]
 
 
 def test_the_oldest_waiting_event_decides_and_other_models_and_organisations_do_not(
-    database: TestDatabase, owner: connection
+    database: TestDatabase, owner: connection, now: datetime
 ) -> None:
     insert_batch(owner, [event_of(0, "idle"), event_of(0, "busy"), event_of(1, "busy")])
     roll_up(database)
     for minutes in (2, 7, 1):
-        insert_batch(owner, [event_of(0, "busy")], received_at=NOW - timedelta(minutes=minutes))
+        insert_batch(owner, [event_of(0, "busy")], received_at=now - timedelta(minutes=minutes))
     found = status(owner)
     lag, word = found[org(0), "busy"]
     assert lag == pytest.approx(420, abs=120)
@@ -128,27 +138,27 @@ def test_the_oldest_waiting_event_decides_and_other_models_and_organisations_do_
 
 
 def test_lag_counts_from_receipt_so_a_late_event_is_not_old_and_one_of_the_future_not_negative(
-    owner: connection,
+    owner: connection, now: datetime
 ) -> None:
-    late, ahead = NOW - timedelta(days=30), NOW + timedelta(hours=20)
-    insert_batch(owner, [event_of(0, "late", late), event_of(0, "ahead", ahead)], received_at=NOW)
-    insert_batch(owner, [event_of(0, "skewed")], received_at=NOW + timedelta(hours=1))
+    late, ahead = now - timedelta(days=30), now + timedelta(hours=20)
+    insert_batch(owner, [event_of(0, "late", late), event_of(0, "ahead", ahead)], received_at=now)
+    insert_batch(owner, [event_of(0, "skewed")], received_at=now + timedelta(hours=1))
     found = status(owner)
     assert all(0 <= lag < 120 and word == "fresh" for lag, word in found.values())
     assert found[org(0), "skewed"] == (0, "fresh")
 
 
 def test_last_event_is_the_newest_accepted_and_last_rollup_when_the_rollups_last_grew(
-    database: TestDatabase, owner: connection
+    database: TestDatabase, owner: connection, now: datetime
 ) -> None:
     sql = "SELECT last_event_at, last_rollup_at FROM analytics.freshness_status"
     hour = timedelta(hours=1)
-    first, newest = NOW.replace(microsecond=0) - 5 * hour, NOW.replace(microsecond=0)
+    first, newest = now.replace(microsecond=0) - 5 * hour, now.replace(microsecond=0)
     insert_batch(owner, [event_of(0, occurred_at=first)])
     assert rows(owner, sql) == [(first, None)]
     roll_up(database)
     [(shown, rolled_up_at)] = rows(owner, sql)
-    assert (shown, rolled_up_at > NOW) == (first, True)
+    assert (shown, rolled_up_at > now) == (first, True)
     insert_batch(owner, [event_of(0, occurred_at=newest)])
     assert rows(owner, sql) == [(newest, rolled_up_at)]
     insert_batch(owner, [event_of(0, occurred_at=first - hour)])
