@@ -74,6 +74,7 @@ class Gauges:
             began = time.monotonic()
             self._show_recent(self._recent(now))
             self._recent_due = now + timedelta(seconds=(time.monotonic() - began) / _BUSY_SHARE)
+            self._metrics.gauges_last_success.set(now.timestamp())
 
     def _recent(self, now: datetime) -> dict[Labels, _Recent]:
         recent: defaultdict[Labels, _Recent] = defaultdict(_Recent)

@@ -176,6 +176,11 @@ class RollupMetrics(CommonMetrics):
         self.invocations = Gauge(
             "analytics_usage_recent_invocations", "Calls of the last 5 minutes.", by_model, registry=registry
         )
+        self.gauges_last_success = Gauge(
+            "analytics_gauges_last_success_timestamp",
+            "Unix time at which the gauges of usage were last refreshed, 0 before the first.",
+            registry=registry,
+        )
         self.series_left_out = Gauge(
             "analytics_usage_series_left_out",
             "Models beyond METRICS_MAX_SERIES, the least busy.",

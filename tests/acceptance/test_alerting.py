@@ -138,7 +138,7 @@ def test_a_panel_of_the_database_shows_data(scene: Scene, title: str) -> None:
 
 @pytest.mark.parametrize("heading", RUNBOOK_BLOCKS)
 def test_the_runbooks_commands_run(scene: Scene, heading: str, tmp_path: Path) -> None:
-    """All but those of a cluster (marked sh): each does what it says on a running fleet, or fails."""
+    """All but those of a cluster (marked shell): each does what it says on a running fleet, or fails."""
     for language, text in RUNBOOK_BLOCKS[heading]:
         if language == "sql":
             for statement in filter(str.strip, text.split(";")):
