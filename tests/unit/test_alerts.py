@@ -147,6 +147,17 @@ def test_every_alert_says_what_it_is_and_where_to_read_on(alert: str) -> None:
     assert headings.count(alert) == 1, f"docs/runbook.md needs one section {alert}"
 
 
+def test_every_link_within_the_runbook_leads_to_a_section() -> None:
+    text = RUNBOOK_FILE.read_text(encoding="utf-8")
+    anchors = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    linked = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert linked
+    assert linked <= anchors
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_annotations_name_only_labels_that_the_alert_has(alert: str) -> None:
     [labels, *_] = [case["labels"] for case in CASES[alert].values() if "fires" in case]
