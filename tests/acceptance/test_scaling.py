@@ -1,18 +1,23 @@
 """Processes come and go by hand while events flow; nothing is lost and nothing counts twice."""
 
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg2
+import psycopg2.errors
+import pytest
 
 from tests.acceptance.books import Books
 from tests.api import wait_until
 from tests.conftest import TestDatabase
-from tests.deployment import build, connections, objects
+from tests.deployment import ROOT, build, connections, objects
 from tests.fleet import Fleet, Process
+from tests.stack.machine import postgres_folder
 from tests.traffic import Event, Expected, Publisher, Router, encode
 
 MakePublisher = Callable[[], Publisher]
@@ -96,7 +101,7 @@ def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
     assert open_connections["rollup_worker"] == 2 * connections("analytics-rollup-worker", {})
 
 
-def test_the_autoscaler_counts_the_export_jobs_that_need_a_worker(database: TestDatabase) -> None:
+def test_the_autoscalers_login_counts_the_export_jobs_that_need_a_worker(database: TestDatabase) -> None:
     scaled = {found["metadata"]["name"]: found for found in objects(build("production"), "ScaledObject")}
     query = scaled["analytics-export-worker"]["spec"]["triggers"][0]["metadata"]["query"]
     jobs = (
@@ -109,9 +114,48 @@ def test_the_autoscaler_counts_the_export_jobs_that_need_a_worker(database: Test
         " ('running', now(), 'dead', 1, 1, now(), now() - interval '1 s', NULL, NULL),"
         " ('failed', now(), 'a', 3, 3, now(), NULL, now(), 'it failed')) AS job"
     )
-    with closing(psycopg2.connect(database.owner_url)) as connection, connection.cursor() as cur:
+    scaler = make_logins(database)["scaler"]
+    with closing(psycopg2.connect(scaler)) as connection, connection.cursor() as cur:
         cur.execute(query)
         assert cur.fetchone() == (0,)
-        cur.execute(jobs)
+        connection.commit()
+        with closing(psycopg2.connect(database.owner_url)) as owner, owner, owner.cursor() as insert:
+            insert.execute(jobs)
         cur.execute(query)
         assert cur.fetchone() == (3,)
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cur.execute("SELECT org_id FROM analytics.export_jobs")
+
+
+def test_the_documented_logins_can_be_made_twice_and_watchers_can_only_read_what_they_show(
+    database: TestDatabase,
+) -> None:
+    make_logins(database)
+    logins = make_logins(database)
+    for name, role in (("ingestor", "analytics_ingestor"), ("gateway", "analytics_gateway")):
+        with closing(psycopg2.connect(logins[name])) as connection, connection.cursor() as cur:
+            cur.execute("SELECT pg_has_role(%s, 'member')", (role,))
+            assert cur.fetchone() == (True,)
+    with closing(psycopg2.connect(logins["grafana"])) as connection, connection.cursor() as cur:
+        cur.execute("SELECT count(*) FROM analytics.hourly_rollups, analytics.hourly_error_codes")
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cur.execute("DELETE FROM analytics.hourly_rollups")
+
+
+def make_logins(database: TestDatabase) -> dict[str, str]:
+    """Run deploy/logins.sql with the passwords that the processes' logins have already; return all URLs."""
+    urls = {name.removesuffix("_DATABASE_URL").lower(): url for name, url in database.process_urls.items()}
+    passwords = {name: urlsplit(url).password or "" for name, url in urls.items()}
+    watchers = {"scaler": "for-the-tests", "grafana": "for-the-tests"}
+    options = [f"--set={name}={password}" for name, password in (passwords | watchers).items()]
+    script = ROOT / "deploy/logins.sql"
+    subprocess.run(
+        [str(postgres_folder() / "psql"), database.owner_url, *options, f"--file={script}"],
+        check=True,
+        timeout=30,
+    )
+    place = urlsplit(urls["gateway"])
+    for name, password in watchers.items():
+        netloc = f"{name}:{password}@{place.hostname}:{place.port}"
+        urls[name] = urlunsplit(place._replace(netloc=netloc))
+    return urls
