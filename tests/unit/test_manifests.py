@@ -219,7 +219,9 @@ def test_probes_ask_paths_that_answer(name: str) -> None:
     assert statuses[found.container["livenessProbe"]["httpGet"]["path"]] == 200
 
 
-def test_grace_periods_outlast_the_processes_own_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grace_periods_outlast_the_processes_own_deadlines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     grace = {
         found.name: found.pod["terminationGracePeriodSeconds"]
         for found in workloads("production")
@@ -228,6 +230,7 @@ def test_grace_periods_outlast_the_processes_own_deadlines(monkeypatch: pytest.M
     gateway = workload("production", "analytics-gateway")
     for setting, value in gateway.environ.items():
         monkeypatch.setenv(setting, value)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # which it would set for later tests too
     graceful_seconds = runpy.run_path(str(ROOT / "gateway/gunicorn_conf.py"))["graceful_timeout"]
     slots = loaded(workload("production", "analytics-export-worker")).concurrency
     deadlines = {
