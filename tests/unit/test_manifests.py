@@ -6,6 +6,7 @@ import runpy
 import shlex
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jsonschema
