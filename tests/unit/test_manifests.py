@@ -196,7 +196,8 @@ def test_the_named_port_is_the_one_the_process_listens_on_and_its_probes_use_it(
     found = workload("production", name)
     settings = loaded(found)
     [port] = found.container["ports"]
-    assert port["containerPort"] == getattr(settings, "http_port", None) or settings.metrics_port
+    listens_on = settings.http_port if name == "analytics-gateway" else settings.metrics_port
+    assert port["containerPort"] == listens_on
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert found.container[probe]["httpGet"]["port"] == port["name"]
 
