@@ -4,6 +4,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit, urlunsplit
@@ -13,12 +14,12 @@ import psycopg2.errors
 import pytest
 
 from tests.acceptance.books import Books
-from tests.api import wait_until
+from tests.api import Api, wait_until
 from tests.conftest import TestDatabase
 from tests.deployment import ROOT, build, connections, objects
 from tests.fleet import Fleet, Process
 from tests.stack.machine import postgres_folder
-from tests.traffic import Event, Expected, Publisher, Router, encode
+from tests.traffic import Event, Expected, Publisher, Router, encode, org
 
 MakePublisher = Callable[[], Publisher]
 
@@ -53,6 +54,16 @@ def batches_added(worker: Process) -> float:
     return float(found[1]) if found else 0
 
 
+def open_connections(books: Books) -> dict[str, int]:
+    """Return how many connections each process's login has open now."""
+    return dict(
+        books.rows(
+            "SELECT usename::text, count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() GROUP BY 1"
+        )
+    )
+
+
 def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
     fleet: Fleet, publisher: MakePublisher, books: Books
 ) -> None:
@@ -81,12 +92,7 @@ def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
         all_workers_add()
         ingestors += fleet.start_ready("ingestor", "ingestor")
         all_ingestors_commit(4)
-        open_connections = dict(
-            books.rows(
-                "SELECT usename::text, count(*) FROM pg_stat_activity"
-                " WHERE datname = current_database() GROUP BY 1"
-            )
-        )
+        found = open_connections(books)
         for process in (ingestors[0], workers[0], ingestors[2]):
             assert process.stop() == 0, process.log_tail()
         assert ingestors[1].stop() == 0, ingestors[1].log_tail()
@@ -97,8 +103,39 @@ def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
     assert books.dead_letters() == []
     # Whoever left had acknowledged what it had committed: nothing was delivered again.
     assert books.ingestion()["dedupe_conflicts"] == 0
-    assert open_connections["ingestor"] == 4 * connections("analytics-ingestor", {})
-    assert open_connections["rollup_worker"] == 2 * connections("analytics-rollup-worker", {})
+    assert found["ingestor"] == 4 * connections("analytics-ingestor", {})
+    assert found["rollup_worker"] == 2 * connections("analytics-rollup-worker", {})
+
+
+def test_gateway_and_export_worker_keep_to_the_connections_they_are_counted_with(
+    fleet: Fleet, books: Books
+) -> None:
+    gateway, _ = fleet.start_ready("gateway", "export_worker", WEB_CONCURRENCY="2")
+    api = Api(gateway.url)
+    now = datetime.now(UTC)
+    window = {
+        "start": (now - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "end": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+    def read(number: int) -> None:
+        if number % 20 == 0:
+            api.call("POST", f"/analytics/v1/orgs/{org(number)}/exports", json={
+                "timeRange": window, "granularity": "hourly",
+            })  # fmt: skip
+        api.call("GET", f"/analytics/v1/orgs/{org(0)}/incidents/export", fields=window)
+        api.call("GET", "/analytics/v1/status/readyz")
+        api.usage(org(0), now - timedelta(days=1), now)
+
+    with ThreadPoolExecutor(24) as pool:
+        for done in pool.map(read, range(400)):
+            assert done is None
+    sizes = {"WEB_CONCURRENCY": "2", "EXPORT_WORKER_CONCURRENCY": "2"}
+    # Connections stay open, so the number now is the most there were.
+    found = open_connections(books)
+    counted = {name: connections(f"analytics-{name.replace('_', '-')}", sizes) for name in found}
+    assert set(found) == {"gateway", "export_worker"}
+    assert all(counted[name] / 2 < found[name] <= counted[name] for name in found), (found, counted)
 
 
 def test_the_autoscalers_login_counts_the_export_jobs_that_need_a_worker(database: TestDatabase) -> None:
