@@ -91,6 +91,11 @@ def workloads(overlay: str) -> Iterator[Workload]:
         )
 
 
+def workload(overlay: str, name: str) -> Workload:
+    """Return the workload of this name."""
+    return {found.name: found for found in workloads(overlay)}[name]
+
+
 def _environ(
     container: Object, maps: Mapping[str, dict[str, str]], secrets: Mapping[str, dict[str, str]]
 ) -> dict[str, str]:

@@ -39,6 +39,7 @@ from tests.deployment import (
     build,
     example_secrets,
     objects,
+    workload,
     workloads,
 )
 from tests.fleet import procfile
@@ -60,11 +61,6 @@ each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 each_workload = pytest.mark.parametrize(
     ("overlay", "name"), [(overlay, name) for overlay in OVERLAYS for name in SETTINGS]
 )
-
-
-def workload(overlay: str, name: str) -> Workload:
-    """Return the workload of this name."""
-    return {found.name: found for found in workloads(overlay)}[name]
 
 
 def loaded(found: Workload) -> Any:
@@ -252,58 +248,6 @@ def test_grace_periods_outlast_the_processes_own_deadlines(
         loaded(workload("production", "analytics-export-worker")).lease.total_seconds()
         <= grace["analytics-export-worker"]
     )
-
-
-@each_workload
-def test_a_pod_reaches_the_servers_its_settings_name_and_no_others(overlay: str, name: str) -> None:
-    settings = {
-        "DATABASE_URL": "postgresql",
-        "RABBITMQ_URL": "rabbitmq",
-        "REDIS_URL": "redis",
-        "S3_ENDPOINT": "s3",
-    }
-    found = workload(overlay, name)
-    wanted = {server for setting, server in settings.items() if setting in found.environ}
-    if name == "analytics-gateway":
-        wanted.discard("s3")  # it signs links and asks S3 nothing
-    assert {key.removeprefix("reaches-") for key in found.labels if key.startswith("reaches-")} == wanted
-
-
-@each_overlay
-def test_the_network_is_closed_but_for_rules_that_name_peers_and_ports(overlay: str) -> None:
-    policies = {
-        found["metadata"]["name"]: found["spec"] for found in objects(build(overlay), "NetworkPolicy")
-    }
-    assert policies["default-deny"]["policyTypes"] == ["Ingress", "Egress"]
-    assert not {"ingress", "egress"} & set(policies["default-deny"])
-    for name, spec in policies.items():
-        for rule in [*spec.get("egress", []), *spec.get("ingress", [])]:
-            assert rule.get("to") or rule.get("from"), name
-            assert rule["ports"], name
-    ports = {port["name"] for found in workloads(overlay) for port in found.container.get("ports", [])}
-    opened = {
-        port["port"]
-        for spec in policies.values()
-        for rule in spec.get("ingress", [])
-        for port in rule["ports"]
-    }
-    assert opened == ports
-
-
-@each_overlay
-def test_only_the_gateways_api_is_open_to_the_outside(overlay: str) -> None:
-    [ingress] = objects(build(overlay), "Ingress")
-    [rule] = ingress["spec"]["rules"]
-    [path] = rule["http"]["paths"]
-    assert path["path"] == "/analytics/v1"
-    [service] = objects(build(overlay), "Service")
-    assert service["metadata"]["name"] == path["backend"]["service"]["name"] == "analytics-gateway"
-    assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
-    [port] = service["spec"]["ports"]
-    assert port["name"] == path["backend"]["service"]["port"]["name"]
-    gateway = workload(overlay, "analytics-gateway")
-    assert port["targetPort"] in {each["name"] for each in gateway.container["ports"]}
-    assert service["spec"]["selector"].items() <= gateway.labels.items()
 
 
 @each_overlay
