@@ -1,4 +1,4 @@
-"""The network as the manifests open it: each pod to the servers its settings name, the gateway to the outside."""
+"""The network as the manifests open it: pods to the servers they use, the gateway to the outside."""
 
 import pytest
 
