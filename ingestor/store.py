@@ -1,12 +1,12 @@
-"""Stores rows in PostgreSQL: COPY into a temporary table, one statement, commit. See sql/ingest.sql."""
+"""Stores rows in PostgreSQL: claim the keys, record the batch, COPY what is new. See sql/ingest.sql."""
 
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from io import BytesIO
-from typing import Any
 
 from ingestor.batch import Batch, DeadLetter, Row
-from shared.db import Database
+from shared.db import Cursor, Database
 from shared.errors import AnalyticsError, DatabaseUnavailable
 from shared.migrate import check_schema
 from shared.statements import load_statements
@@ -18,6 +18,12 @@ _SQL = load_statements("ingest.sql")
 LOCK_TIMEOUT_SECONDS = 15
 STATEMENT_TIMEOUT_SECONDS = 20
 TRANSACTION_LIMIT_SECONDS = 25
+
+LATE_AFTER = timedelta(hours=1)
+"""An event received longer than this after it occurred is counted as late."""
+
+Stored = tuple[int, int, int, int]
+"""A batch's id, and how many events were inserted, differ in content, and were late."""
 
 
 @dataclass(slots=True)
@@ -38,10 +44,6 @@ class Outcome:
         return self.received - self.inserted
 
 
-class _HiddenDuplicates(Exception):
-    """Keys were committed by someone else during our statement: their digests could not be seen."""
-
-
 class BatchStore:
     """Stores rows under this ingestor's name. For one thread."""
 
@@ -53,7 +55,6 @@ class BatchStore:
             lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
         )
         self._ingestor = ingestor
-        self._prepared: Any = None  # the connection that has the temporary table
         self._last_batch_id = 0
         self._unanswered: tuple[object, object] | None = None
 
@@ -78,20 +79,12 @@ class BatchStore:
         place), DatabaseRejected (nothing of it was stored), AnalyticsError (a bug).
         """
         received = sum([1 + len(row.copies or ()) for row in rows])
-        values = {
-            "ingestor": self._ingestor,
-            "received_at": batch.received_at,
-            "received": received,
-            "rows": len(rows),
-            "content_conflicts": sum(row.content_conflicts for row in rows),
-            "check_rows": check_rows,
-        }
         identity = (batch.received_at, received)
         started = time.monotonic()
         try:
-            result = self._committed_before(values) if self._unanswered == identity else None
+            result = self._committed_before(batch, received) if self._unanswered == identity else None
             if result is None:
-                result = self._insert(rows, values)
+                result = self._insert(rows, batch, received, check_rows=check_rows)
         except DatabaseUnavailable:
             self._unanswered = identity
             raise
@@ -108,31 +101,84 @@ class BatchStore:
         """Close the connection."""
         self._database.close()
 
-    def _committed_before(self, values: dict[str, Any]) -> tuple[int, int, int, int] | None:
+    def _committed_before(self, batch: Batch, received: int) -> Stored | None:
         """Look for the record of a batch whose commit went unanswered, to count its events as new."""
+        values = {
+            "ingestor": self._ingestor,
+            "after_batch_id": self._last_batch_id,
+            "received_at": batch.received_at,
+            "received": received,
+        }
         with self._database.query(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
-            cur.execute(_SQL["find_committed"], {**values, "after_batch_id": self._last_batch_id})
+            cur.execute(_SQL["find_committed"], values)
             row = cur.fetchone()
         return None if row is None else (row[0], row[1], row[2], row[3])
 
-    def _insert(self, rows: list[Row], values: dict[str, Any]) -> tuple[int, int, int, int]:
-        lines = "\n".join([row.event.copy_line for row in rows]).encode()
-        try:
-            return self._transaction(lines, values, accept_hidden=False)
-        except _HiddenDuplicates:
-            # Now they can be seen. If others hide meanwhile, a conflict of content may stay uncounted.
-            return self._transaction(lines, values, accept_hidden=True)
-
-    def _transaction(
-        self, lines: bytes, values: dict[str, Any], *, accept_hidden: bool
-    ) -> tuple[int, int, int, int]:
+    def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
+        content_conflicts = sum([row.content_conflicts for row in rows])
         with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
-            if cur.connection is not self._prepared:
-                cur.execute(_SQL["create_incoming"])
-            cur.copy_expert(_SQL["copy_incoming"], BytesIO(lines), size=1 << 20)
-            cur.execute(_SQL["store"], values)
-            batch_id, inserted, content_conflicts, late, hidden = cur.fetchone() or ()
-            if hidden and not accept_hidden:
-                raise _HiddenDuplicates
-        self._prepared = cur.connection
-        return batch_id, inserted, content_conflicts, late
+            new, differing = _claim_keys(cur, rows, batch)
+            if check_rows:
+                new = _without_stored(cur, new)
+            times = [row.event.occurred_at for row in new]
+            latest_on_time = batch.received_at - LATE_AFTER
+            content_conflicts += differing
+            late = sum([instant < latest_on_time for instant in times])
+            values = {
+                "ingestor": self._ingestor,
+                "received_at": batch.received_at,
+                "received": received,
+                "inserted": len(new),
+                "content_conflicts": content_conflicts,
+                "late": late,
+                "oldest": min(times, default=None),
+                "newest": max(times, default=None),
+            }
+            cur.execute(_SQL["record_batch"], values)
+            [(batch_id,)] = cur.fetchall()
+            if new:
+                _copy(cur, new, batch_id, batch)
+        return batch_id, len(new), content_conflicts, late
+
+
+def _claim_keys(cur: Cursor, rows: list[Row], batch: Batch) -> tuple[list[Row], int]:
+    """Return the rows whose keys were new, and how many of the others differ from the first."""
+    keys = _keys(rows) | {
+        "digests": _array([str(row.event.content_digest) for row in rows]),
+        "received_at": batch.received_at,
+        "rows": len(rows),
+    }
+    cur.execute(_SQL["insert_keys"], keys)
+    [(count, event_ids, org_ids)] = cur.fetchall()
+    if count == len(rows):  # most batches bring no duplicate
+        return rows, 0
+    new = set(zip(event_ids or (), org_ids or (), strict=True))
+    cur.execute(_SQL["count_differing"], keys)
+    [(differing,)] = cur.fetchall()
+    return [row for row in rows if (row.event.event_id, row.event.org_id) in new], differing
+
+
+def _without_stored(cur: Cursor, rows: list[Row]) -> list[Row]:
+    """Leave out events that are stored without a key."""
+    times = _array([row.event.occurred_at.isoformat() for row in rows])
+    cur.execute(_SQL["find_stored"], _keys(rows) | {"times": times})
+    stored = set(cur.fetchall())
+    return [row for row in rows if (row.event.event_id, row.event.org_id) not in stored]
+
+
+def _copy(cur: Cursor, rows: list[Row], batch_id: int, batch: Batch) -> None:
+    end = f"\t{batch_id}\t{batch.received_at.isoformat()}\n"
+    text = end.join([row.event.copy_line for row in rows]) + end
+    cur.copy_expert(_SQL["copy_events"], BytesIO(text.encode()), size=1 << 20)
+
+
+def _keys(rows: list[Row]) -> dict[str, object]:
+    return {
+        "event_ids": _array([row.event.event_id for row in rows]),
+        "org_ids": _array([row.event.org_id for row in rows]),
+    }
+
+
+def _array(texts: list[str]) -> str:
+    """Write texts that need no quotes as a PostgreSQL array; the driver's own way is many times slower."""
+    return f"{{{','.join(texts)}}}"
