@@ -2,7 +2,8 @@
 
 200,000 messages of one event each wait in the quorum queue. The ingestor runs from the Procfile with
 the rollup worker beside it, as in production; its time is from its first message to its last commit.
-Both have the broker to themselves, one after the other, and the better of two rounds counts for each.
+Each has the broker to itself, one after the other, and the better of two rounds counts. The peer of the
+limit acknowledges each message; the note compares with one that does so by the thousand.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -27,15 +28,19 @@ _ROLLUP_DELAY_SECONDS = (
 
 def run(stack: LocalStack, say: Say) -> list[BenchRow]:
     """Measure both, the ingestor's peak memory, and how long a commit waits for its rollup."""
-    bare, own, memory, delay = [], [], [], []
+    bare: list[float] = []
+    by_thousand: list[float] = []
+    own, memory, delay = [], [], []
     for number in range(ROUNDS):
         with Place(stack, f"drain_{number}") as place:
             now = datetime.now(UTC)
             events = Router(seed=number, start=now - timedelta(hours=1), end=now, orgs=20).events(MESSAGES)
             bodies = [encode(event) for event in events]
-            _fill(place, bodies)
-            bare.append(place.consume_bare(MESSAGES))
-            say(f"drain: bare consumer {MESSAGES / bare[-1]:,.0f} messages/s")
+            for seconds, ack_every in ((bare, 1), (by_thousand, 1_000)):
+                _fill(place, bodies)
+                seconds.append(place.consume_bare(MESSAGES, ack_every=ack_every))
+                rate = MESSAGES / seconds[-1]
+                say(f"drain: bare consumer, {ack_every:,} an ack: {rate:,.0f} messages/s")
             _fill(place, bodies)
             del events, bodies
             [worker] = place.fleet.start_ready("rollup_worker")
@@ -49,10 +54,12 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
             assert worker.stop() == 0, worker.log_tail()
             assert place.waiting() == 0, "messages were committed and not acknowledged"
     name = "drain 200,000 waiting events"
+    note = (
+        f"{min(by_thousand) / min(own):.2f} of {MESSAGES / min(by_thousand):,.0f}/s with an ack each thousand"
+    )
+    rates = MESSAGES / min(own), MESSAGES / min(bare)
     return [
-        BenchRow(
-            name, "events/s", MESSAGES / min(own), "bare pika consumer", MESSAGES / min(bare), 0.7, "least"
-        ),
+        BenchRow(name, "events/s", rates[0], "bare pika consumer", rates[1], 0.7, "least", note),
         BenchRow("  peak memory", "MB", max(memory), "limit", 150, 1, "most"),
         BenchRow("  commit to rollup, p95", "s", max(delay), "limit", 1, 1, "most"),
     ]

@@ -90,10 +90,17 @@ class Place:
         count: int = declared.method.message_count
         return count
 
-    def consume_bare(self, count: int) -> float:
+    def consume_bare(self, count: int, *, ack_every: int) -> float:
         """Let a bare consumer take this many messages; return the seconds it took."""
         done = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.bare_consumer", self.topology.queue, str(count)],
+            [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.bare_consumer",
+                self.topology.queue,
+                str(count),
+                str(ack_every),
+            ],
             cwd=ROOT,
             env={"RABBITMQ_URL": self.broker_url},
             capture_output=True,
