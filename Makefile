@@ -3,12 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up down test check bench lock clean system-packages test-packages
+.PHONY: help demo up down test check bench lock clean system-packages monitoring-packages
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(BIN)/.installed system-packages  ## start everything, publish traffic, show what came of it (Ctrl-C ends it)
+demo: $(BIN)/.installed system-packages monitoring-packages  ## start everything, publish traffic, show what came of it (Ctrl-C ends it)
 	@$(BIN)/python -m tests.demo
 
 up: $(BIN)/.installed system-packages  ## servers and fleet in the background; settings in .stack/env
@@ -17,7 +17,7 @@ up: $(BIN)/.installed system-packages  ## servers and fleet in the background; s
 down: $(BIN)/.installed  ## stop what `make up` started
 	@$(BIN)/python -m tests.stack down
 
-test: $(BIN)/.installed system-packages test-packages  ## every test, against real servers it starts itself
+test: $(BIN)/.installed system-packages monitoring-packages  ## every test, against real servers it starts itself
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(BIN)/.installed  ## format, lint, types
@@ -48,6 +48,6 @@ $(BIN)/.installed: requirements-dev.lock
 system-packages:
 	@[ -n "$$RABBITMQ_URL" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || sh tests/stack/install.sh rabbitmq-server
 
-test-packages:
+monitoring-packages:
 	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null \
 		|| sh tests/stack/install.sh prometheus prometheus-alertmanager

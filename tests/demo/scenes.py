@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import random
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from shared.buckets import rfc3339
 from tests.acceptance.books import Books
 from tests.api import Api, wait_until
 from tests.demo.report import Report
+from tests.monitoring.servers import Monitoring
+from tests.stack.fleet import STATE
 from tests.stack.local import Say
 from tests.traffic import MODELS, Expected, Publisher, Router, encode, org
 
@@ -39,6 +42,7 @@ Scene = Callable[[Stage], None]
 _EVENTS = 12_000
 _RESENT = 900
 _INCIDENT_EVENTS = 600
+_DIVISOR = 100  # five minutes of an alert's patience are three seconds
 
 
 def usage(stage: Stage) -> None:
@@ -135,7 +139,20 @@ def _show_models(stage: Stage, org_id: str) -> None:
 
 
 def incident(stage: Stage) -> None:
-    """Let one model fail and slow down for four minutes; find it as the runbook does."""
+    """Let one model fail and slow down for four minutes; be told, and find it as the runbook does."""
+    folder = STATE / "monitoring"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    targets = {
+        "analytics-" + name.removesuffix("_URL").lower().replace("_", "-"): url
+        for name, url in stage.urls.items()
+    }
+    with Monitoring(folder, targets, divisor=_DIVISOR) as monitoring:
+        _break_a_model(stage)
+        _show_alerts(stage, monitoring)
+
+
+def _break_a_model(stage: Stage) -> None:
     model = MODELS[1]
     start = stage.end - timedelta(minutes=4)
     bad = Router(
@@ -147,6 +164,21 @@ def incident(stage: Stage) -> None:
     stage.books.wait_until_settled(received=_EVENTS + _RESENT + len(bad))
     _show_reliability(stage, start)
     _show_incident_file(stage, model, start)
+
+
+def _show_alerts(stage: Stage, monitoring: Monitoring) -> None:
+    wanted = {"AnalyticsServiceHighErrorRate", "AnalyticsServiceHighLatencyP95"}
+    heard = monitoring.webhook.alerts
+    wait_until(
+        lambda: wanted <= {alert["labels"]["alertname"] for alert in heard},
+        seconds=60,
+        what=f"the alerts {', '.join(sorted(wanted))}",
+    )
+    stage.report.heading(f"Alerts that reached the webhook (durations divided by {_DIVISOR})")
+    for summary in sorted(
+        {f"{alert['labels']['alertname']}: {alert['annotations']['summary']}" for alert in heard}
+    ):
+        stage.report.line(summary)
 
 
 def _show_reliability(stage: Stage, start: datetime) -> None:
