@@ -1,6 +1,8 @@
 """Batches: gathering messages until there are enough, and judging their events. No I/O here."""
 
+import re
 import traceback
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -10,6 +12,8 @@ from shared.events import Event, InvalidEvent, decode_event, split_message
 
 # A batch of large messages closes early, so that two or three batches in hand stay small in memory.
 BATCH_BYTES = 4 * 1024 * 1024
+
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +78,8 @@ class Batch:
     Their events are judged as they come in: rows by identity, the first delivered wins, and those that
     can never be rows. received_at: when the first message reached this process. abandoned: the channel
     the messages came by is gone, so they will come again; whoever holds the batch may drop it.
+    correlation_id: the first message's, where it has a fit one, else a new one; it names the batch in the
+    logs from delivery to commit to rollup.
     """
 
     received_at: datetime
@@ -83,6 +89,7 @@ class Batch:
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     abandoned: bool = False
+    correlation_id: str = ""
 
     def has_room_for(self, message: Message, most_events: int) -> bool:
         """Whether the message fits. A message is one commit and one ack, so it is never split: one
@@ -99,6 +106,9 @@ class Batch:
 
     def add(self, message: Message) -> None:
         """Take a message in and judge its events."""
+        if not self.messages:
+            given = message.delivery.properties.correlation_id or ""
+            self.correlation_id = given if _CORRELATION_ID.fullmatch(given) else uuid.uuid4().hex
         self.messages.append(message)
         self.events += len(message.elements)
         self.size_bytes += message.size_bytes

@@ -7,7 +7,6 @@ of a whole batch. A lost channel takes its delivery tags with it: what was in ha
 """
 
 import time
-import uuid
 from collections import Counter, deque
 from datetime import timedelta
 from functools import partial
@@ -260,10 +259,9 @@ class Consumer:
             self._consume(self._prefetch.messages)
 
     def _log_batch(self, batch: Batch, outcome: Outcome) -> None:
-        first = batch.messages[0].delivery.properties
         self._log.info(
             "batch committed",
-            correlation_id=first.correlation_id or uuid.uuid4().hex,
+            correlation_id=batch.correlation_id,
             batch_id=outcome.batch_ids[0] if len(outcome.batch_ids) == 1 else outcome.batch_ids,
             messages=len(batch.messages),
             received=outcome.received,

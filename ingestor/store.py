@@ -126,6 +126,7 @@ class BatchStore:
             late = sum([instant < latest_on_time for instant in times])
             values = {
                 "ingestor": self._ingestor,
+                "correlation_id": batch.correlation_id,
                 "received_at": batch.received_at,
                 "received": received,
                 "inserted": len(new),

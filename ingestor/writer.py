@@ -95,6 +95,8 @@ class Writer:
         A refused part is halved until the refused event stands alone: the others are stored in
         about 2 log2(n) transactions for each refused one.
         """
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(correlation_id=batch.correlation_id)
         outcome = Outcome(dead_letters=batch.dead_letters)
         parts = [list(batch.rows.values())] if batch.rows else []
         refused_once = False

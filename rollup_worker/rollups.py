@@ -33,6 +33,7 @@ class Claim:
     oldest: datetime | None
     newest: datetime | None
     committed_at: list[datetime]
+    correlation_ids: list[str]
 
 
 class Rollups:
@@ -71,6 +72,7 @@ class Rollups:
         _log.info(
             "batches rolled up",
             batch_ids=claim.batch_ids,
+            correlation_ids=claim.correlation_ids,
             events=claim.events,
             seconds=round(seconds, 4),
         )
@@ -88,6 +90,7 @@ def _claim(cur: Cursor) -> Claim | None:
         oldest=min((row[2] for row in stored), default=None),
         newest=max((row[3] for row in stored), default=None),
         committed_at=[row[4].astimezone(UTC) for row in rows],
+        correlation_ids=[row[5] for row in rows],
     )
 
 

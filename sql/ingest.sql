@@ -34,10 +34,10 @@ JOIN analytics.usage_events USING (org_id, occurred_at, event_id);
 -- name: record_batch
 -- The batch's record, in the transaction that stores its events.
 INSERT INTO analytics.ingestion_batches (
-    ingestor, received, inserted, dedupe_conflicts, content_conflicts, late_arrival,
+    ingestor, correlation_id, received, inserted, dedupe_conflicts, content_conflicts, late_arrival,
     oldest_occurred_at, newest_occurred_at, received_at)
-VALUES (%(ingestor)s, %(received)s, %(inserted)s, %(received)s - %(inserted)s, %(content_conflicts)s, %(late)s,
-        %(oldest)s, %(newest)s, %(received_at)s)
+VALUES (%(ingestor)s, %(correlation_id)s, %(received)s, %(inserted)s, %(received)s - %(inserted)s,
+        %(content_conflicts)s, %(late)s, %(oldest)s, %(newest)s, %(received_at)s)
 RETURNING batch_id;
 
 -- name: copy_events

@@ -8,7 +8,7 @@ SELECT pg_advisory_xact_lock(hashtext('analytics.rollups'));
 
 -- name: claim_batches
 -- The oldest batches that no other worker is adding right now.
-SELECT batch_id, inserted, oldest_occurred_at, newest_occurred_at, committed_at
+SELECT batch_id, inserted, oldest_occurred_at, newest_occurred_at, committed_at, correlation_id
 FROM analytics.ingestion_batches
 WHERE rolled_up_at IS NULL
 ORDER BY batch_id

@@ -60,9 +60,9 @@ class Process:
                 start_new_session=True,
             )
 
-    def get(self, path: str) -> urllib3.BaseHTTPResponse:
-        """Ask one of its probes."""
-        return _http.request("GET", self.url + path)
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> urllib3.BaseHTTPResponse:
+        """Ask one of its probes, or the gateway anything."""
+        return _http.request("GET", self.url + path, headers=dict(headers or {}))
 
     def ready(self) -> bool:
         """Tell whether it says so itself."""

@@ -47,6 +47,7 @@ CREATE INDEX event_keys_first_received ON analytics.event_keys
 CREATE TABLE analytics.ingestion_batches (
     batch_id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     ingestor           text        NOT NULL,           -- host:pid of the process that wrote it
+    correlation_id     text        NOT NULL DEFAULT gen_random_uuid(),  -- names it in the logs of every process
     received           integer     NOT NULL CHECK (received >= 0),          -- valid events in the batch
     inserted           integer     NOT NULL CHECK (inserted >= 0),          -- events stored by it
     dedupe_conflicts   integer     NOT NULL CHECK (dedupe_conflicts >= 0),  -- duplicates, not stored
