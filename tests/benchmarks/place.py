@@ -32,7 +32,9 @@ class Place:
     def __enter__(self) -> Self:
         self.database_url = self._stack.create_database(self._name, TEMPLATE)
         self.owner = connect(self.database_url)
-        self._connection = pika.BlockingConnection(pika.URLParameters(self.broker_url))
+        parameters = pika.URLParameters(self.broker_url)
+        parameters.heartbeat = 0  # nobody answers heartbeats while minutes go by in a query
+        self._connection = pika.BlockingConnection(parameters)
         self.channel = self._connection.channel()
         declare(self.channel, self.topology)
         self.fleet = Fleet(
