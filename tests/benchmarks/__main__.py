@@ -59,7 +59,8 @@ def main() -> int:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes and servers end too
     home = Path(tempfile.mkdtemp(prefix="analytics-benchmarks-"))
-    stack = LocalStack(home, environ={}, say=say)
+    # The cache a server of this size would be given, for indexes of ten million keys.
+    stack = LocalStack(home, shared_buffers="1GB", environ={}, say=say)
     rows: list[BenchRow] = []
     try:
         stack.start().prepare_database(TEMPLATE)

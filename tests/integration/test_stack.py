@@ -31,7 +31,7 @@ import json, sys
 from pathlib import Path
 from tests.stack.local import LocalStack
 
-stack = LocalStack(Path(sys.argv[1]), durable=False, environ={}).start()
+stack = LocalStack(Path(sys.argv[1]), environ={}).start()
 print(json.dumps(stack.settings), flush=True)
 sys.stdin.read()
 stack.stop()

@@ -40,8 +40,8 @@ def quiet(_: str) -> None:
 class LocalStack:
     """Starts what the environment does not already name, and stops it.
 
-    home: a folder for data, logs and programs. durable: keep fsync on. in_containers: have a Docker
-    engine run the servers. The settings hold the contract's names for the running servers, and
+    home: a folder for data, logs and programs. shared_buffers: PostgreSQL's own cache. in_containers: have
+    a Docker engine run the servers. The settings hold the contract's names for the running servers, and
     ADMIN_DATABASE_URL when PostgreSQL is one of them.
     """
 
@@ -49,7 +49,7 @@ class LocalStack:
         self,
         home: Path,
         *,
-        durable: bool = True,
+        shared_buffers: str = "256MB",
         environ: Mapping[str, str] = os.environ,
         in_containers: bool = False,
         say: Say = quiet,
@@ -63,7 +63,7 @@ class LocalStack:
         self.logs.mkdir(mode=0o700, exist_ok=True)
         self._programs = home / "programs"
         self._programs.mkdir(mode=0o755, exist_ok=True)
-        self._durable = durable
+        self._shared_buffers = shared_buffers
         self._environ = environ
         self._in_containers = in_containers
         self._say = say
@@ -92,7 +92,7 @@ class LocalStack:
         return {
             "DATABASE_URL": lambda: [
                 servers.start_postgres(
-                    home / "postgres", logs / "postgres.log", programs, durable=self._durable
+                    home / "postgres", logs / "postgres.log", programs, shared_buffers=self._shared_buffers
                 )
             ],
             "RABBITMQ_URL": lambda: servers.start_rabbitmq(home / "rabbitmq", logs / "rabbitmq.log"),

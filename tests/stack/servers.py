@@ -153,8 +153,8 @@ SEAWEEDFS_OPTIONS = [
 ]  # fmt: skip
 
 
-def start_postgres(folder: Path, log: Path, programs: Path, *, durable: bool = True) -> Server:
-    """Start PostgreSQL; the settings hold ADMIN_DATABASE_URL, a superuser's. durable=False: no fsync."""
+def start_postgres(folder: Path, log: Path, programs: Path, *, shared_buffers: str) -> Server:
+    """Start PostgreSQL; the settings hold ADMIN_DATABASE_URL, a superuser's."""
     user_id = machine.server_user_id()
     password = secrets.token_urlsafe(18)
     [port] = machine.free_ports(1)
@@ -177,10 +177,8 @@ def start_postgres(folder: Path, log: Path, programs: Path, *, durable: bool = T
             raise StackError(f"initdb failed: {made.stderr.strip()}")
     options = {
         "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(folder),
-        "shared_buffers": "256MB", "max_wal_size": "4GB", "max_connections": "200", "timezone": "UTC",
+        "shared_buffers": shared_buffers, "max_wal_size": "4GB", "max_connections": "200", "timezone": "UTC",
     }  # fmt: skip
-    if not durable:
-        options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     if (initdb.parent.parent / "lib").exists() and any(initdb.parent.parent.glob("lib/**/timescaledb.so")):
         options |= {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off"}
     command = [str(initdb.with_name("postgres")), "-D", str(data)]
