@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from typing import Self
 
 import urllib3
 
+from tests.stack.machine import free_ports
+
 ROOT = Path(__file__).resolve().parents[1]
 
 _http = urllib3.PoolManager(retries=False, timeout=10)
@@ -20,10 +21,8 @@ _http = urllib3.PoolManager(retries=False, timeout=10)
 
 def free_port() -> int:
     """Return a TCP port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    [port] = free_ports(1)
+    return port
 
 
 def procfile() -> dict[str, str]:

@@ -1,8 +1,11 @@
 """What the demo prints: headings, tables, checks with a verdict, commands to try."""
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from tests.stack import machine
 
 
 def _shown(value: object) -> str:
@@ -50,6 +53,7 @@ class Report:
 
     def commands(self, gateway_url: str, org_id: str) -> None:
         """Print commands to try while the demo runs."""
+        psql = "psql" if shutil.which("psql") else machine.postgres_folder() / "psql"
         self.heading("Try it yourself, in another terminal")
         sys.stdout.write(
             "  . .stack/env\n"
@@ -58,7 +62,8 @@ class Report:
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/usage?start=$SINCE&end=$NOW"\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/reliability?start=$SINCE&end=$NOW"\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/freshness"\n'
-            '  psql "$DATABASE_URL" -c "SELECT * FROM analytics.freshness_status ORDER BY lag_seconds DESC"\n'
+            f'  {psql} "$DATABASE_URL"'
+            ' -c "SELECT * FROM analytics.freshness_status ORDER BY lag_seconds DESC"\n'
             f"  (GATEWAY_URL is {gateway_url})\n\n"
         )
         sys.stdout.flush()

@@ -1,7 +1,9 @@
 """What this machine offers: programs, an ordinary user to run servers as, free ports."""
 
+import itertools
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -16,27 +18,26 @@ class StackError(Exception):
     """The local servers cannot run on this machine; the message says what to do."""
 
 
+# Below the ports that systems give to outgoing connections, with 10,000 added too: those may be taken
+# between the look and the use. Each process begins elsewhere and goes round, so none is given twice soon.
+_PORTS = range(16_000, 22_000)
+_start = random.randrange(len(_PORTS))
+_candidates = itertools.cycle([*_PORTS[_start:], *_PORTS[:_start]])
+
+
 def free_ports(count: int) -> list[int]:
     """Return TCP ports that nobody listens on, each with its port + 10000 free too (SeaweedFS's gRPC)."""
-    held: list[socket.socket] = []
-    ports: list[int] = []
-    try:
-        while len(ports) < count:
-            first, second = socket.socket(), socket.socket()
-            held += [first, second]
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            if port > 55_000:
-                continue
-            try:
-                second.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            ports.append(port)
-    finally:
-        for probe in held:
-            probe.close()
-    return ports
+    free = (port for port in _candidates if _is_free(port) and _is_free(port + 10_000))
+    return list(itertools.islice(free, count))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def server_user_id() -> int:
