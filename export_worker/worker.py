@@ -19,7 +19,7 @@ from shared.metrics import ExportMetrics
 from shared.migrate import check_schema
 from shared.object_store import ObjectStore
 from shared.probe_server import start_probe_server
-from shared.process import Backoff, Stop, instance_name
+from shared.process import Stop, instance_name, repeat
 from shared.settings import ExportWorkerSettings
 
 _UPKEEP_EVERY_SECONDS = 2
@@ -144,22 +144,7 @@ class Worker:
         self._store_fault = None
 
     def _repeat(self, work: Callable[[], None], every_seconds: float) -> None:
-        """Do the work at intervals until the stop; back off while a server is away."""
-        backoff = Backoff(self._metrics.dependency_errors)
-        while not self._stop:
-            try:
-                work()
-            except DependencyError as error:
-                name = threading.current_thread().name
-                _log.warning(f"{name} failed, trying again", dependency=error.dependency, error=str(error))
-                backoff.wait(self._stop, error.dependency)
-                continue
-            except AnalyticsError as error:
-                _log.exception("the work failed, trying again", error=str(error))
-                self._stop.wait(5)
-                continue
-            backoff.reset()
-            self._stop.wait(every_seconds)
+        repeat(work, every_seconds, self._stop, self._metrics.dependency_errors)
 
     def _live(self) -> Mapping[str, str]:
         still = time.monotonic() - self._beat_at

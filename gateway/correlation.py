@@ -1,16 +1,13 @@
 """One id from a request's header to its answer, its log lines and its problem document; and its metrics."""
 
-import re
 import time
-import uuid
 from typing import Any
 
 import falcon
 import structlog
 
+from shared.logs import fit_id
 from shared.metrics import GatewayMetrics
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
 
@@ -23,8 +20,7 @@ class Correlation:
 
     def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
         """Take the client's X-Request-ID if it is a fit one, else make one."""
-        given = req.get_header("X-Request-ID") or ""
-        req.context.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        req.context.request_id = fit_id(req.get_header("X-Request-ID"))
         req.context.began = time.monotonic()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=req.context.request_id)

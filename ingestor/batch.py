@@ -1,19 +1,16 @@
 """Batches: gathering messages until there are enough, and judging their events. No I/O here."""
 
-import re
 import traceback
-import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from shared.amqp import Delivery
 from shared.buckets import rfc3339
 from shared.events import Event, InvalidEvent, decode_event, split_message
+from shared.logs import fit_id
 
 # A batch of large messages closes early, so that two or three batches in hand stay small in memory.
 BATCH_BYTES = 4 * 1024 * 1024
-
-_CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
 @dataclass(slots=True, eq=False)
@@ -107,8 +104,7 @@ class Batch:
     def add(self, message: Message) -> None:
         """Take a message in and judge its events."""
         if not self.messages:
-            given = message.delivery.properties.correlation_id or ""
-            self.correlation_id = given if _CORRELATION_ID.fullmatch(given) else uuid.uuid4().hex
+            self.correlation_id = fit_id(message.delivery.properties.correlation_id)
         self.messages.append(message)
         self.events += len(message.elements)
         self.size_bytes += message.size_bytes

@@ -12,11 +12,11 @@ from rollup_worker.gauges import Gauges
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
 from shared.db import Database
-from shared.errors import AnalyticsError, DependencyError
+from shared.errors import AnalyticsError
 from shared.metrics import RollupMetrics
 from shared.migrate import check_schema
 from shared.probe_server import start_probe_server
-from shared.process import Backoff, Stop
+from shared.process import Stop, repeat
 from shared.settings import RollupWorkerSettings
 
 _UPKEEP_EVERY = timedelta(hours=1)
@@ -76,24 +76,7 @@ class Worker:
                 return
 
     def _repeat(self, work: Callable[[], None], every: timedelta) -> None:
-        """Do the work at intervals until the stop; back off while the database is away."""
-        backoff = Backoff(self._metrics.dependency_errors)
-        while not self._stop:
-            try:
-                work()
-            except DependencyError as error:
-                _log.warning("postgresql failed, trying again", error=str(error))
-                self._moved = time.monotonic()
-                backoff.wait(self._stop, error.dependency)
-                continue
-            except AnalyticsError as error:
-                # A fault of ours or of the data. Going on keeps the other threads useful; the stale
-                # timestamp of the last success raises the alarm.
-                _log.exception("the work failed, trying again", error=str(error))
-                self._stop.wait(5)
-                continue
-            backoff.reset()
-            self._stop.wait(every.total_seconds())
+        repeat(work, every.total_seconds(), self._stop, self._metrics.dependency_errors)
 
     def _live(self) -> Mapping[str, str]:
         still = time.monotonic() - self._moved

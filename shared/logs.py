@@ -5,11 +5,20 @@ next request or batch.
 """
 
 import logging
+import re
 import sys
+import uuid
 
 import structlog
 
 from shared.settings import LogSettings
+
+_FIT_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
+
+
+def fit_id(given: str | None) -> str:
+    """Return an id from outside if it can stand in a log, a header and a row; else a new one."""
+    return given if given and _FIT_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def configure_logs(settings: LogSettings, process: str) -> structlog.stdlib.BoundLogger:

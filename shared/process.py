@@ -5,9 +5,18 @@ import random
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 
+import structlog
 from prometheus_client import Counter
+
+from shared.errors import AnalyticsError, DependencyError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
+
+# Between tries at work that failed for a fault of ours.
+_FAULT_PAUSE_SECONDS = 5
 
 
 class Stop:
@@ -66,6 +75,29 @@ class Backoff:
     def reset(self) -> None:
         """Forget the failures after a success."""
         self._failures = 0
+
+
+def repeat(work: Callable[[], None], every_seconds: float, stop: Stop, dependency_errors: Counter) -> None:
+    """Do the work at intervals until the stop; back off while a server is away.
+
+    A fault of ours or of the data is logged and tried again: going on keeps the other threads useful, and
+    what the work leaves undone raises the alarm.
+    """
+    backoff = Backoff(dependency_errors)
+    while not stop:
+        try:
+            work()
+        except DependencyError as error:
+            name = threading.current_thread().name
+            _log.warning(f"{name} failed, trying again", dependency=error.dependency, error=str(error))
+            backoff.wait(stop, error.dependency)
+            continue
+        except AnalyticsError as error:
+            _log.exception("the work failed, trying again", error=str(error))
+            stop.wait(_FAULT_PAUSE_SECONDS)
+            continue
+        backoff.reset()
+        stop.wait(every_seconds)
 
 
 def instance_name() -> str:
