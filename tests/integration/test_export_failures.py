@@ -17,20 +17,13 @@ from shared.db import Database
 from shared.errors import ObjectStoreRefused, ObjectStoreUnavailable
 from shared.object_store import ObjectStore
 from shared.settings import ObjectStoreSettings, load
-from tests.conftest import TestDatabase
-from tests.exports import START, Exports, Row, insert_many, open_exports
+from tests.exports import START, Exports, Row, insert_many
 from tests.fleet import Fleet, Process
 from tests.tcp_proxy import TcpProxy
 
 HOURLY = {"granularity": "hourly", "window_end": START + timedelta(days=31)}
 # With names of 200 characters: a file of more than one part.
 HOURS, MODELS = 120, 200
-
-
-@pytest.fixture
-def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
-    with open_exports(database, s3) as opened:
-        yield opened
 
 
 @pytest.fixture

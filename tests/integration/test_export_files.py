@@ -1,22 +1,14 @@
 """The file of an export: the rollups of its window, exactly, and nothing else."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
-from tests.conftest import TestDatabase
-from tests.exports import ORG, OTHER_ORG, START, Exports, Rollup, insert_rollups, open_exports
+from tests.exports import ORG, OTHER_ORG, START, Exports, Rollup, insert_rollups
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
-    with open_exports(database, s3) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(

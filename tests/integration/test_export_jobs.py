@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,17 +11,10 @@ import pytest
 
 from export_worker.jobs import Job, Jobs
 from shared.db import Database
-from tests.conftest import TestDatabase
-from tests.exports import ORG, OTHER_ORG, SQL, START, Exports, Row, asked, open_exports
+from tests.exports import ORG, OTHER_ORG, SQL, START, Exports, Row, asked
 
 LEASE = timedelta(seconds=30)
 RESULT = {"row_count": 1, "checksum": "0" * 64, "size_bytes": 2, "data_as_of": START, "object_key": "key"}
-
-
-@pytest.fixture
-def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
-    with open_exports(database, s3) as opened:
-        yield opened
 
 
 def jobs_of(exports: Exports, lease: timedelta = LEASE, most_attempts: int = 3) -> Jobs:

@@ -31,17 +31,10 @@ from tests.exports import (
     Row,
     insert_many,
     insert_rollups,
-    open_exports,
 )
 from tests.fleet import ROOT
 
 RETENTION = timedelta(days=90)
-
-
-@pytest.fixture
-def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
-    with open_exports(database, s3) as opened:
-        yield opened
 
 
 @pytest.fixture

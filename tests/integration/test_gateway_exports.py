@@ -1,7 +1,6 @@
 """Exports over REST: every rule of a request, the list, and links that end with their job."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +9,7 @@ import urllib3
 from falcon import testing
 
 from shared.clock import utc_now
-from tests.conftest import TestDatabase
-from tests.exports import START, Exports, Rollup, insert_rollups, open_exports
+from tests.exports import START, Exports, Rollup, insert_rollups
 from tests.integration.gateway_app import ADMIN, PREFIX, Gateway, assert_problem, read
 from tests.traffic import org
 
@@ -24,12 +22,6 @@ WEEK = {"start": "2026-03-01T00:00:00Z", "end": "2026-03-07T23:59:59Z"}
 @pytest.fixture
 def gateway(environ: dict[str, str]) -> Gateway:
     return Gateway(environ)
-
-
-@pytest.fixture
-def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
-    with open_exports(database, s3) as opened:
-        yield opened
 
 
 def create(gateway: Gateway, key: str | None = None, **body: Any) -> testing.Result:

@@ -1,28 +1,17 @@
 """The ingestor counts each event once, and what it cannot count becomes a dead letter of its own."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg2
 import pytest
 
 from tests.api import wait_until
-from tests.conftest import TestBroker, TestDatabase
+from tests.conftest import TestDatabase
 from tests.integration.ingestion import Ingestion, metric, results
 from tests.traffic import Event, Router, encode
 
 NOW = datetime.now(UTC)
 MESSAGE_LIMIT_BYTES = 1024 * 1024
-
-
-@pytest.fixture
-def ingestion(
-    environ: dict[str, str], database: TestDatabase, broker: TestBroker, tmp_path: Path
-) -> Iterator[Ingestion]:
-    opened = Ingestion(environ, database, broker, tmp_path)
-    yield opened
-    opened.close()
 
 
 def traffic(count: int, seed: int = 1) -> list[Event]:

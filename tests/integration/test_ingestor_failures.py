@@ -1,12 +1,10 @@
 """The ingestor when its servers fail: nothing is lost, nothing counts twice, and it recovers by itself."""
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg2
-import pytest
 
 from shared.amqp import declare
 from tests.api import wait_until
@@ -18,15 +16,6 @@ from tests.tcp_proxy import TcpProxy
 from tests.traffic import Event, Router, encode
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def ingestion(
-    environ: dict[str, str], database: TestDatabase, broker: TestBroker, tmp_path: Path
-) -> Iterator[Ingestion]:
-    opened = Ingestion(environ, database, broker, tmp_path)
-    yield opened
-    opened.close()
 
 
 def traffic(count: int, seed: int = 1) -> list[Event]:

@@ -3,29 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from shared.amqp import persistent
-from tests.conftest import TestBroker, TestDatabase
+from tests.conftest import TestBroker
 from tests.fleet import ROOT
 from tests.integration.ingestion import Ingestion
 from tests.traffic import Router, encode
 
 NOW = datetime.now(UTC)
 LONG_AGO = "2026-01-02T03:04:05Z"
-
-
-@pytest.fixture
-def ingestion(
-    environ: dict[str, str], database: TestDatabase, broker: TestBroker, tmp_path: Path
-) -> Iterator[Ingestion]:
-    opened = Ingestion(environ, database, broker, tmp_path)
-    yield opened
-    opened.close()
 
 
 def put_letters(ingestion: Ingestion, bodies: list[bytes], reason: str) -> None:

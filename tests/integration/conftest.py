@@ -1,0 +1,27 @@
+"""What several integration tests have: a test's own ingestors, and its own exports."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TestBroker, TestDatabase
+from tests.exports import Exports, open_exports
+from tests.integration.ingestion import Ingestion
+
+
+@pytest.fixture
+def ingestion(
+    environ: dict[str, str], database: TestDatabase, broker: TestBroker, tmp_path: Path
+) -> Iterator[Ingestion]:
+    """Queues, declared, and the ingestors the test starts."""
+    opened = Ingestion(environ, database, broker, tmp_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
+    """A bucket, the rollups of the test's database, and the workers it starts."""
+    with open_exports(database, s3) as opened:
+        yield opened
