@@ -1,4 +1,8 @@
-"""Stores rows in PostgreSQL: claim the keys, record the batch, COPY what is new. See sql/ingest.sql."""
+"""Stores rows in PostgreSQL: claim the keys, record the batch, COPY what is new. See sql/ingest.sql.
+
+Keys are copied on the assumption that none is known: the primary key refuses the batch if one is. Only then
+are the known ones looked for and left out, and for the next batches too, until one has no duplicate.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -7,11 +11,12 @@ from io import BytesIO
 
 from ingestor.batch import Batch, DeadLetter, Row
 from shared.db import Cursor, Database
-from shared.errors import AnalyticsError, DatabaseUnavailable
+from shared.errors import AnalyticsError, DatabaseUnavailable, DuplicateRow
 from shared.migrate import check_schema
 from shared.statements import load_statements
 
 _SQL = load_statements("ingest.sql")
+_KEYS_TABLE = "event_keys"
 
 # The server gives up on a statement before the watchdog gives up on the server, and both soon enough
 # that a batch is written within half a minute of the server's return.
@@ -56,6 +61,7 @@ class BatchStore:
         )
         self._ingestor = ingestor
         self._last_batch_id = 0
+        self._look_first = False
         self._unanswered: tuple[object, object] | None = None
 
     def check(self) -> None:
@@ -115,14 +121,32 @@ class BatchStore:
         return None if row is None else (row[0], row[1], row[2], row[3])
 
     def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
+        while True:
+            try:
+                return self._insert_unknown(rows, batch, received, check_rows=check_rows)
+            except DuplicateRow as error:
+                if error.table != _KEYS_TABLE:
+                    raise
+                # Whoever has the key has committed it, so each turn of this loop knows more of them.
+                self._look_first = True
+
+    def _insert_unknown(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
+        """Store the rows whose keys are unknown. Raises DuplicateRow for a key that was not looked for."""
         content_conflicts = sum([row.content_conflicts for row in rows])
         with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
-            new, differing = _claim_keys(cur, rows, batch)
+            new = rows
+            if self._look_first:
+                known = _find_known(cur, rows)
+                new = [row for row in rows if row.event.key not in known]
+                content_conflicts += sum(
+                    known.get(row.event.key, row.event.content_digest) != row.event.content_digest
+                    for row in rows
+                )
+            _copy_keys(cur, new, batch)
             if check_rows:
                 new = _without_stored(cur, new)
             times = [row.event.occurred_at for row in new]
             latest_on_time = batch.received_at - LATE_AFTER
-            content_conflicts += differing
             late = sum([instant < latest_on_time for instant in times])
             values = {
                 "ingestor": self._ingestor,
@@ -137,26 +161,23 @@ class BatchStore:
             }
             cur.execute(_SQL["record_batch"], values)
             [(batch_id,)] = cur.fetchall()
-            if new:
-                _copy(cur, new, batch_id, batch)
+            _copy_events(cur, new, batch_id, batch)
+        self._look_first = len(new) < len(rows)
         return batch_id, len(new), content_conflicts, late
 
 
-def _claim_keys(cur: Cursor, rows: list[Row], batch: Batch) -> tuple[list[Row], int]:
-    """Return the rows whose keys were new, and how many of the others differ from the first."""
-    keys = _keys(rows) | {
-        "digests": _array([str(row.event.content_digest) for row in rows]),
-        "received_at": batch.received_at,
-        "rows": len(rows),
-    }
-    cur.execute(_SQL["insert_keys"], keys)
-    [(count, event_ids, org_ids)] = cur.fetchall()
-    if count == len(rows):  # most batches bring no duplicate
-        return rows, 0
-    new = set(zip(event_ids or (), org_ids or (), strict=True))
-    cur.execute(_SQL["count_differing"], keys)
-    [(differing,)] = cur.fetchall()
-    return [row for row in rows if (row.event.event_id, row.event.org_id) in new], differing
+def _find_known(cur: Cursor, rows: list[Row]) -> dict[tuple[str, str], int]:
+    """Return the content digests of the first events under those keys that are known."""
+    cur.execute(_SQL["find_known"], _keys(rows))
+    return {(event_id, org_id): digest for event_id, org_id, digest in cur.fetchall()}
+
+
+def _copy_keys(cur: Cursor, rows: list[Row], batch: Batch) -> None:
+    end = f"\t{batch.received_at.isoformat()}\n"
+    events = [row.event for row in rows]
+    # UUIDs in lower case sort as PostgreSQL sorts them.
+    lines = sorted([f"{event.event_id}\t{event.org_id}\t{event.content_digest}" for event in events])
+    _copy(cur, "copy_keys", lines, end)
 
 
 def _without_stored(cur: Cursor, rows: list[Row]) -> list[Row]:
@@ -164,13 +185,19 @@ def _without_stored(cur: Cursor, rows: list[Row]) -> list[Row]:
     times = _array([row.event.occurred_at.isoformat() for row in rows])
     cur.execute(_SQL["find_stored"], _keys(rows) | {"times": times})
     stored = set(cur.fetchall())
-    return [row for row in rows if (row.event.event_id, row.event.org_id) not in stored]
+    return [row for row in rows if row.event.key not in stored]
 
 
-def _copy(cur: Cursor, rows: list[Row], batch_id: int, batch: Batch) -> None:
+def _copy_events(cur: Cursor, rows: list[Row], batch_id: int, batch: Batch) -> None:
     end = f"\t{batch_id}\t{batch.received_at.isoformat()}\n"
-    text = end.join([row.event.copy_line for row in rows]) + end
-    cur.copy_expert(_SQL["copy_events"], BytesIO(text.encode()), size=1 << 20)
+    _copy(cur, "copy_events", [row.event.copy_line for row in rows], end)
+
+
+def _copy(cur: Cursor, statement: str, lines: list[str], end: str) -> None:
+    """COPY lines, each with this end; none is fine."""
+    if lines:
+        text = end.join([*lines, ""])
+        cur.copy_expert(_SQL[statement], BytesIO(text.encode()), size=1 << 20)
 
 
 def _keys(rows: list[Row]) -> dict[str, object]:

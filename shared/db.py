@@ -19,7 +19,7 @@ import psycopg2
 import psycopg2.errors as pg_errors
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
-from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable
+from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable, DuplicateRow
 
 _BUSY = (
     pg_errors.QueryCanceled,
@@ -75,6 +75,8 @@ def _translated(error: psycopg2.Error) -> AnalyticsError:
     # Without a code of the server's it is libpq that gave up, such as on a connection cut within a COPY.
     if isinstance(error, _UNAVAILABLE) or (type(error) is psycopg2.DatabaseError and error.pgcode is None):
         return DatabaseUnavailable(message)
+    if isinstance(error, pg_errors.UniqueViolation):
+        return DuplicateRow(message, error.diag.table_name)
     if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
         return DatabaseRejected(message)
     return AnalyticsError(message)
@@ -90,8 +92,8 @@ class _Watchdog:
 
     @contextmanager
     def limit(self, raw: connection, seconds: float) -> Iterator[None]:
-        self._ensure_thread()
         with self._lock:
+            self._ensure_thread()
             self._deadlines[raw] = time.monotonic() + seconds
         try:
             yield
@@ -177,8 +179,8 @@ class Database:
 
         time_limit_seconds: most time the whole transaction may take before its connection is cut,
         for servers that are silent; twice the statement limit unless told.
-        Raises DatabaseUnavailable, DatabaseBusy, DatabaseRejected, or AnalyticsError for a bug in the
-        SQL. After DatabaseUnavailable it is unknown whether the commit took place.
+        Raises DatabaseUnavailable, DatabaseBusy, DatabaseRejected (DuplicateRow is one), or AnalyticsError
+        for a bug in the SQL. After DatabaseUnavailable it is unknown whether the commit took place.
         """
         raw = self._connection()
         limit = time_limit_seconds or 2 * self._statement_timeout_seconds

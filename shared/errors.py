@@ -37,6 +37,14 @@ class DatabaseRejected(AnalyticsError):
     """PostgreSQL refused the data itself; sending the same again cannot succeed."""
 
 
+class DuplicateRow(DatabaseRejected):
+    """PostgreSQL has a row with this key already."""
+
+    def __init__(self, message: str, table: str | None) -> None:
+        self.table = table
+        super().__init__(message)
+
+
 class SchemaOutdated(DatabaseUnavailable):
     """The database lacks migrations this process needs; run `python -m shared.migrate`."""
 

@@ -121,6 +121,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     copy_line: str
     content_digest: int
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """The dedupe identity as (event_id, org_id), the order in which the database keeps it."""
+        return self.event_id, self.org_id
+
 
 def split_message(body: bytes) -> list[bytes]:
     """Return the JSON texts of a message's events, in order; each is yet to be judged.

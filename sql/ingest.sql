@@ -1,28 +1,18 @@
--- name: insert_keys
--- Claims a batch's dedupe keys: how many were new and, if not all, which. In key order, so that two
--- ingestors with the same events wait for each other and never deadlock.
-WITH given AS (
-    SELECT * FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[], %(digests)s::bigint[])
-        AS given (event_id, org_id, content_digest)
-), new AS (
-    INSERT INTO analytics.event_keys (event_id, org_id, content_digest, first_received_at)
-    SELECT event_id, org_id, content_digest, %(received_at)s FROM given
-    ORDER BY event_id, org_id
-    ON CONFLICT DO NOTHING
-    RETURNING event_id, org_id
-)
-SELECT count(*), CASE WHEN count(*) < %(rows)s THEN array_agg(event_id)::text[] END,
-       CASE WHEN count(*) < %(rows)s THEN array_agg(org_id)::text[] END
-FROM new;
+-- name: copy_keys
+-- Claims a batch's dedupe keys. The primary key refuses them all if one is known already, or becomes so while
+-- this waits for another ingestor. In key order, so that ingestors wait for each other and never deadlock.
+COPY analytics.event_keys (event_id, org_id, content_digest, first_received_at) FROM STDIN;
 
--- name: count_differing
--- How many of a batch's events differ in content from the first event under their key. A statement of its
--- own, so that it sees the keys that insert_keys waited for.
-SELECT count(*)
-FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[], %(digests)s::bigint[])
-    AS given (event_id, org_id, content_digest)
-JOIN analytics.event_keys AS known USING (event_id, org_id)
-WHERE known.content_digest <> given.content_digest;
+-- name: find_known
+-- Those of a batch's keys that are known, with the digest of the first event under each. LATERAL with LIMIT
+-- makes it a look into the primary key for each, whatever the planner believes of the table.
+SELECT known.event_id::text, known.org_id::text, known.content_digest
+FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[]) AS given (event_id, org_id)
+CROSS JOIN LATERAL (
+    SELECT event_id, org_id, content_digest FROM analytics.event_keys AS key
+    WHERE key.event_id = given.event_id AND key.org_id = given.org_id
+    LIMIT 1
+) AS known;
 
 -- name: find_stored
 -- Those of a batch's events whose rows are stored: sent again after their keys were pruned.
