@@ -142,15 +142,15 @@ def dead_letter(batch: Batch, message: Message, raw: bytes, reason: str, detail:
 class Prefetch:
     """How many messages to ask the broker for, by their size so far.
 
-    Enough for three batches (one being written, one waiting, one being gathered), but not more than
-    fit in target_bytes. The first guess is low: nothing is known yet, and a message may be 1 MiB.
+    Enough for target_events, but not more than fit in target_bytes. The first guess is low: nothing is
+    known yet, and a message may be 1 MiB.
     """
 
     FIRST = 200
     MOST = 65_535  # the protocol's
 
-    def __init__(self, batch_size: int, target_bytes: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, target_events: int, target_bytes: int) -> None:
+        self._target_events = target_events
         self._target_bytes = target_bytes
         self._message_bytes = 0.0
         self._message_events = 0.0
@@ -166,6 +166,6 @@ class Prefetch:
         """The number to ask for."""
         if not self._message_bytes:
             return self.FIRST
-        by_events = 3 * self._batch_size / self._message_events
+        by_events = self._target_events / self._message_events
         by_bytes = self._target_bytes / self._message_bytes
         return int(min(max(min(by_events, by_bytes), 1), self.MOST))

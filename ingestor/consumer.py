@@ -1,11 +1,12 @@
-"""Takes messages from the queue, hands batches to the writer, and acknowledges what is committed.
+"""Takes messages from the queue, hands batches to the writers, and acknowledges what is committed.
 
 One thread runs the loop and owns the connection, so heartbeats go on while a commit is slow. A
 message is acknowledged once all its valid events are committed and all its invalid ones are confirmed
-as dead letters. With one writer batches commit in the order of their delivery tags, so one ack tells
-of a whole batch. A lost channel takes its delivery tags with it: what was in hand comes again.
+as dead letters. Batches may commit in any order and are acknowledged in that of their delivery tags, so
+one ack tells of a whole batch. A lost channel takes its delivery tags with it: what was in hand comes again.
 """
 
+import math
 import time
 from collections import Counter, deque
 from datetime import timedelta
@@ -17,7 +18,7 @@ import structlog
 from ingestor.batch import Batch, Message, Prefetch
 from ingestor.dead_letters import DeadLetterPublisher
 from ingestor.store import Outcome
-from ingestor.writer import Writer
+from ingestor.writer import WRITERS, Batches
 from shared.amqp import Delivery, Loop, Session, Topology, declare, parameters
 from shared.clock import Clock, utc_now
 from shared.metrics import IngestorMetrics
@@ -32,18 +33,35 @@ SLOW_CONFIRM_SECONDS = 2.0
 
 
 class _Settlement:
-    """A committed batch on its way to its acknowledgement.
+    """A batch on its way from the writers to its acknowledgement.
 
-    held: by delivery tag, how many dead letters of the message are not confirmed yet. one_by_one: the
-    other messages were acknowledged each for itself, and so will be the held ones.
+    committed_at: a monotonic time in seconds, None while the writers have it. held: by delivery tag, how
+    many dead letters of the message are not confirmed yet. one_by_one: the other messages were
+    acknowledged each for itself, and so will be the held ones.
     """
 
-    def __init__(self, batch: Batch, outcome: Outcome) -> None:
+    def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.size_bytes = batch.size_bytes
-        self.held = Counter(letter.message.delivery.delivery_tag for letter in outcome.dead_letters)
-        self.committed_at = time.monotonic()
+        self.committed_at: float | None = None
+        self.held: Counter[int] = Counter()
         self.one_by_one = False
+
+    def commit(self, outcome: Outcome) -> None:
+        """Note that the writers are done with it, and which messages wait for their dead letters."""
+        self.committed_at = time.monotonic()
+        self.held.update(letter.message.delivery.delivery_tag for letter in outcome.dead_letters)
+
+    @property
+    def waits_for_nothing(self) -> bool:
+        """Whether all of it is committed or a confirmed dead letter."""
+        return self.committed_at is not None and not self.held
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its dead letters take long to confirm."""
+        age_seconds = time.monotonic() - (self.committed_at or math.inf)
+        return bool(self.held) and age_seconds > SLOW_CONFIRM_SECONDS
 
 
 class Consumer:
@@ -55,17 +73,18 @@ class Consumer:
         url: str,
         topology: Topology,
         metrics: IngestorMetrics,
-        dead_letters: DeadLetterPublisher,
         *,
+        batches: Batches,
+        dead_letters: DeadLetterPublisher,
         batch_size: int,
         batch_timeout: timedelta,
         connection_name: str,
         clock: Clock = utc_now,
     ) -> None:
         self.fault: str | None = "not connected yet"
-        self.writer: Writer
         self._loop = loop
         self._topology = topology
+        self._batches = batches
         self._metrics = metrics
         self._dead_letters = dead_letters
         self._batch_size = batch_size
@@ -80,7 +99,8 @@ class Consumer:
             on_open=self._opened,
             on_lost=self._lost,
         )
-        self._prefetch = Prefetch(batch_size, HAND_TARGET_BYTES)
+        # The batches being written, one that waits, and one being gathered.
+        self._prefetch = Prefetch((WRITERS + 2) * batch_size, HAND_TARGET_BYTES)
         self._draining = False
         self._forget()
 
@@ -126,10 +146,9 @@ class Consumer:
         self._hand_bytes = 0
         self._gathering: Batch | None = None
         self._overdue = False
-        self._in_writer: deque[Batch] = deque()
-        self._unsettled: deque[_Settlement] = deque()
+        self._unsettled: deque[_Settlement] = deque()  # by delivery tags
 
-    # From the queue to the writer
+    # From the queue to the writers
 
     def _delivered(self, delivery: Delivery) -> None:
         size_bytes = len(delivery.body)
@@ -164,8 +183,8 @@ class Consumer:
     def _due(self, batch: Batch) -> None:
         if batch is not self._gathering:
             return
-        # While the writer is busy the batch may as well grow.
-        if self._in_writer:
+        # While the writers are busy the batch may as well grow.
+        if self._writers_are_busy():
             self._overdue = True
         else:
             self._hand_over(batch)
@@ -173,8 +192,8 @@ class Consumer:
     def _hand_over(self, batch: Batch) -> None:
         self._gathering = None
         self._overdue = False
-        self._in_writer.append(batch)
-        self.writer.put(batch)
+        self._unsettled.append(_Settlement(batch))
+        self._batches.put(batch)
         self._prefetch.observe(len(batch.messages), batch.events, batch.size_bytes)
         if self._asked and self._prefetch.messages >= 2 * self._asked:
             self._consume(self._prefetch.messages - self._asked)
@@ -182,27 +201,29 @@ class Consumer:
         age = self._clock().timestamp() - timestamp if timestamp else 0
         self._metrics.queue_oldest_age_seconds.set(max(0, age))
 
-    # From the writer to the acknowledgement
+    def _writers_are_busy(self) -> bool:
+        return sum(settlement.committed_at is None for settlement in self._unsettled) >= WRITERS
+
+    # From the writers to the acknowledgement
 
     def written_elsewhere(self, batch: Batch, outcome: Outcome) -> None:
-        """Take a batch back from the writer; called in its thread."""
+        """Take a batch back from a writer; called in its thread."""
         self._loop.add_callback_threadsafe(partial(self._written, batch, outcome))
 
     def _written(self, batch: Batch, outcome: Outcome) -> None:
         if batch.abandoned:
             return  # committed, but its delivery tags are gone; what comes again are duplicates
-        self._in_writer.popleft()
-        settlement = _Settlement(batch, outcome)
-        self._unsettled.append(settlement)
+        settlement = next(settlement for settlement in self._unsettled if settlement.batch is batch)
+        settlement.commit(outcome)
         for letter in outcome.dead_letters:
             self._dead_letters.publish(
                 letter, partial(self._letter_confirmed, settlement, letter.message.delivery.delivery_tag)
             )
         self._log_batch(batch, outcome)
-        if self._unsettled[0].one_by_one:
+        if any(other.one_by_one for other in self._unsettled):
             self._acknowledge_one_by_one(settlement)
         self._settle()
-        if self._gathering is not None and self._overdue and not self._in_writer:
+        if self._gathering is not None and self._overdue and not self._writers_are_busy():
             self._hand_over(self._gathering)
 
     def _letter_confirmed(self, settlement: _Settlement, delivery_tag: int) -> None:
@@ -216,9 +237,12 @@ class Consumer:
             self._settle()
 
     def _settle(self) -> None:
-        """Acknowledge the batches at the head of the line that wait for nothing."""
+        """Acknowledge the batches at the head of the line that wait for nothing.
+
+        Only the head: a tag that is acknowledged takes all before it along.
+        """
         last_tag = None
-        while self._unsettled and not self._unsettled[0].held:
+        while self._unsettled and self._unsettled[0].waits_for_nothing:
             settlement = self._unsettled.popleft()
             self._let_go(settlement.size_bytes)
             self._metrics.batch_seconds.observe(
@@ -234,16 +258,12 @@ class Consumer:
 
         A broker that is short of memory takes no publications until its consumers made room.
         """
-        if not self._unsettled:
-            return
-        oldest = self._unsettled[0]
-        if not oldest.one_by_one and time.monotonic() - oldest.committed_at > SLOW_CONFIRM_SECONDS:
-            self._log.warning("dead letters are slow to confirm", held=sum(map(len, self._held())))
-            for settlement in self._unsettled:
+        committed = [one for one in self._unsettled if one.committed_at is not None and not one.one_by_one]
+        if any(one.is_slow for one in committed):
+            held = sum(len(one.held) for one in committed)
+            self._log.warning("dead letters are slow to confirm", held=held)
+            for settlement in committed:
                 self._acknowledge_one_by_one(settlement)
-
-    def _held(self) -> list[Counter[int]]:
-        return [settlement.held for settlement in self._unsettled]
 
     def _acknowledge_one_by_one(self, settlement: _Settlement) -> None:
         settlement.one_by_one = True
@@ -282,7 +302,7 @@ class Consumer:
         if channel is not None and self._asked:
             for queue in (self._topology.queue, self._topology.dead_letter_queue):
                 channel.queue_declare(queue, passive=True, callback=self._measured)
-        if not (self._in_writer or self._gathering):
+        if not self.events_in_hand:
             self._metrics.queue_oldest_age_seconds.set(0)
 
     def _measured(self, frame: Any) -> None:
@@ -310,7 +330,7 @@ class Consumer:
 
     def _batches_in_hand(self) -> list[Batch]:
         gathering = [] if self._gathering is None else [self._gathering]
-        return [*(settlement.batch for settlement in self._unsettled), *self._in_writer, *gathering]
+        return [*(settlement.batch for settlement in self._unsettled), *gathering]
 
     def close(self) -> None:
         """Close the connection; is_closed tells when that is done."""

@@ -1,5 +1,6 @@
 """The ingestor as a whole: its parts put together, its loop, its probes, its end."""
 
+import queue
 import time
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ import structlog
 from ingestor.consumer import Consumer
 from ingestor.dead_letters import DeadLetterPublisher
 from ingestor.store import BatchStore
-from ingestor.writer import Writer
+from ingestor.writer import WRITERS, Batches, Writer
 from shared.amqp import Loop, Topology
 from shared.metrics import IngestorMetrics
 from shared.process import Stop, instance_name
@@ -26,7 +27,7 @@ CLOSE_SECONDS = 3
 
 
 class Ingestor:
-    """Runs until a stop: consumer and dead letters on the loop, the writer in its thread."""
+    """Runs until a stop: consumer and dead letters on the loop, each writer in a thread of its own."""
 
     def __init__(self, settings: IngestorSettings, metrics: IngestorMetrics) -> None:
         self._loop = Loop()
@@ -35,6 +36,7 @@ class Ingestor:
         self._ticked_at = time.monotonic()
         self._queues_checked_at = 0.0
         name = instance_name()
+        batches: Batches = queue.SimpleQueue()
         topology = Topology.of(settings)
         self._dead_letters = DeadLetterPublisher(
             self._loop,
@@ -48,18 +50,22 @@ class Ingestor:
             settings.rabbitmq_url,
             topology,
             metrics,
-            self._dead_letters,
+            batches=batches,
+            dead_letters=self._dead_letters,
             batch_size=settings.batch_size,
             batch_timeout=settings.batch_timeout,
             connection_name=f"ingestor {name}",
         )
-        self._writer = Writer(
-            BatchStore(settings.database_url, name),
-            metrics,
-            on_written=self._consumer.written_elsewhere,
-            on_failed=self._writer_failed,
-        )
-        self._consumer.writer = self._writer
+        self._writers = [
+            Writer(
+                BatchStore(settings.database_url, name),
+                batches,
+                metrics,
+                on_written=self._consumer.written_elsewhere,
+                on_failed=self._writer_failed,
+            )
+            for _ in range(WRITERS)
+        ]
 
     def live(self) -> dict[str, str]:
         """Return what is wrong with this process itself; a server that is away is not."""
@@ -67,26 +73,33 @@ class Ingestor:
         now = time.monotonic()
         if now - self._ticked_at > STUCK_AFTER_SECONDS:
             faults["loop"] = f"has not moved for {now - self._ticked_at:.0f} s"
-        if now - self._writer.progress_at > STUCK_AFTER_SECONDS:
-            faults["writer"] = f"has not moved for {now - self._writer.progress_at:.0f} s"
+        writers_moved_at = min(writer.progress_at for writer in self._writers)
+        if now - writers_moved_at > STUCK_AFTER_SECONDS:
+            faults["writer"] = f"has not moved for {now - writers_moved_at:.0f} s"
         if self._consumer.fault is None and not self._consumer.is_consuming():
             faults["consumer"] = "the channel is closed or has no consumer, and nobody noticed"
         return faults
 
     def ready(self) -> dict[str, str]:
         """Return the dependencies that do not do their part."""
-        faults = {"rabbitmq": self._consumer.fault, "postgresql": self._writer.fault}
+        writers_faults = [writer.fault for writer in self._writers if writer.fault]
+        faults = {"rabbitmq": self._consumer.fault, "postgresql": next(iter(writers_faults), None)}
         return {part: fault for part, fault in faults.items() if fault}
 
     def run(self, stop: Stop) -> None:
         """Work until the stop, then write and acknowledge what is in hand. Raises what the writer raised."""
-        self._writer.start()
+        for writer in self._writers:
+            writer.start()
         self._consumer.open()
         self._loop.call_later(TICK_SECONDS, partial(self._tick, stop))
         self._loop.start()
         if self._failure is None:
             self._drain()
-        self._writer.stop(CLOSE_SECONDS)
+        for writer in self._writers:
+            writer.stop()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        for writer in self._writers:
+            writer.join(max(0, deadline - time.monotonic()))
         self._consumer.close()
         self._dead_letters.close()
         self._run_until(lambda: self._consumer.is_closed and self._dead_letters.is_closed, CLOSE_SECONDS)

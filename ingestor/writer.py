@@ -1,4 +1,4 @@
-"""The writer thread: stores batches, one after another, in the order they came.
+"""The writers: threads that store batches, each on a connection of its own, whichever is free the next one.
 
 A batch ends as written (each event is committed or has to be dead-lettered) or as abandoned (its
 messages will come again). While PostgreSQL is away a batch waits and is tried again.
@@ -20,9 +20,15 @@ from shared.process import Backoff, Stop
 IDLE_CHECK_SECONDS = 5
 MOST_PAUSE_SECONDS = 5
 
+WRITERS = 2
+"""How many store batches side by side: one makes its text while PostgreSQL works on the other's."""
+
+Batches = queue.SimpleQueue[Batch | None]
+"""Where the writers take batches from; whoever puts them bounds their number. None wakes a writer up."""
+
 
 class Writer:
-    """Takes batches by put() and tells of each by on_written, called in this thread.
+    """Takes batches and tells of each by on_written, called in this thread.
 
     on_failed: called with an error that must end the process.
     """
@@ -30,6 +36,7 @@ class Writer:
     def __init__(
         self,
         store: BatchStore,
+        batches: Batches,
         metrics: IngestorMetrics,
         *,
         on_written: Callable[[Batch, Outcome], None],
@@ -41,7 +48,7 @@ class Writer:
         self._metrics = metrics
         self._on_written = on_written
         self._on_failed = on_failed
-        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._batches = batches
         self._stop = Stop()
         self._backoff = Backoff(metrics.dependency_errors, most_seconds=MOST_PAUSE_SECONDS)
         self._log = structlog.get_logger("ingestor.writer")
@@ -51,14 +58,13 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def put(self, batch: Batch) -> None:
-        """Queue a batch; the caller bounds how many are in hand."""
-        self._batches.put(batch)
-
-    def stop(self, wait_seconds: float) -> None:
+    def stop(self) -> None:
         """End the thread after the batch it is at, without waiting for a database that is away."""
         self._stop.set()
         self._batches.put(None)
+
+    def join(self, wait_seconds: float) -> None:
+        """Wait for the thread's end."""
         self._thread.join(wait_seconds)
 
     def _run(self) -> None:

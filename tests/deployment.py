@@ -12,6 +12,7 @@ import yaml
 
 from gateway.incidents import _CONNECTIONS as INCIDENT_CONNECTIONS
 from gateway.reads import POOL_SIZE
+from ingestor.writer import WRITERS
 
 ROOT = Path(__file__).resolve().parents[1]
 K8S = ROOT / "k8s"
@@ -122,5 +123,7 @@ def connections(name: str, environ: Mapping[str, str]) -> int:
     if name == "analytics-export-worker":
         # One a slot; heartbeat, upkeep, listener, gauges, probe; at the stop one that gives jobs back.
         return int(environ["EXPORT_WORKER_CONCURRENCY"]) + 6
-    # The rollup worker: rollups, upkeep, gauges, probe. The ingestor's writer, and every command: one.
+    if name == "analytics-ingestor":
+        return WRITERS
+    # The rollup worker: rollups, upkeep, gauges, probe. Every command: one.
     return 4 if name == "analytics-rollup-worker" else 1

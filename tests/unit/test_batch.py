@@ -100,7 +100,7 @@ def test_large_messages_close_a_batch_by_their_bytes() -> None:
 def test_the_prefetch_follows_the_messages(
     messages: int, events: int, size_bytes: int, expected: int
 ) -> None:
-    prefetch = Prefetch(batch_size=2_000, target_bytes=12_000_000)
+    prefetch = Prefetch(target_events=6_000, target_bytes=12_000_000)
     assert prefetch.messages == Prefetch.FIRST
     prefetch.observe(messages, events, size_bytes)
     assert prefetch.messages == expected
