@@ -4,6 +4,8 @@ import traceback
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import msgspec
+
 from shared.amqp import Delivery
 from shared.buckets import rfc3339
 from shared.events import Event, InvalidEvent, decode_event, split_message
@@ -13,8 +15,7 @@ from shared.logs import fit_id
 BATCH_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(slots=True, eq=False)
-class Message:
+class Message(msgspec.Struct, eq=False):
     """A delivered message, its body cut into the JSON texts of its events; not cut if it cannot be."""
 
     delivery: Delivery
@@ -32,8 +33,7 @@ class Message:
             return cls(delivery, [body], len(body), fault)
 
 
-@dataclass(slots=True, eq=False)
-class Row:
+class Row(msgspec.Struct, eq=False):
     """An event to store, once for all its copies in the batch.
 
     copies: further events of the batch with the same identity; content_conflicts: those of them that

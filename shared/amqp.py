@@ -131,6 +131,10 @@ class Delivery:
         return self._properties
 
 
+# pika takes 4 KiB from the socket at a time, each a turn of its loop; 64 KiB were 5 to 10% faster.
+_RECV_BYTES = 64 * 1024
+
+
 class _Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types
     """SelectConnection that reads small deliveries in one step; see shared/amqp_frames.py.
 
@@ -141,6 +145,10 @@ class _Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no t
         self.receivers: dict[tuple[int, bytes], Callable[[Delivery], None]] = {}
         self._frame_buffer = b""
         super().__init__(*arguments, **options)
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        transport._MAX_RECV_BYTES = _RECV_BYTES
+        super()._proto_connection_made(transport)
 
     def _on_data_available(self, data_in: bytes) -> None:
         buffer = self._frame_buffer + data_in

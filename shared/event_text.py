@@ -4,6 +4,7 @@ Each function takes what a producer wrote and returns the one text that stands f
 two spellings of the same value become equal. Each raises ValueError for what the contract forbids.
 """
 
+import functools
 import re
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
@@ -59,6 +60,7 @@ def uuid_text(text: str) -> str:
     return text.lower()
 
 
+@functools.lru_cache(maxsize=4096)
 def org_id_text(text: str) -> str:
     """Return an organisation's UUID in lower case; the nil UUID is none."""
     org_id = uuid_text(text)
