@@ -1,6 +1,8 @@
 """The ingestor when its servers fail: nothing is lost, nothing counts twice, and it recovers by itself."""
 
 import re
+import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -120,6 +122,37 @@ def test_a_connection_to_the_broker_that_is_reset_or_goes_silent_loses_nothing(
     assert sums["content_conflicts"] == 0
 
 
+def test_a_batch_that_commits_before_an_earlier_one_is_acknowledged_after_it(
+    ingestion: Ingestion, database: TestDatabase
+) -> None:
+    events = traffic(200)
+    with closing(psycopg2.connect(database.owner_url)) as other, other.cursor() as cur:
+        cur.execute(
+            "INSERT INTO analytics.event_keys VALUES (%s, %s, 0, now())",
+            (events[50]["eventId"], events[50]["orgId"]),
+        )
+        process = ingestion.start(INGESTION_BATCH_SIZE="100")
+        ingestion.publish(map(encode, events[:100]))
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        wait_until(lambda: bool(ingestion.books.rows(waiting)), seconds=10, what="the first batch to wait")
+        ingestion.publish(map(encode, events[100:]))
+        wait_until(
+            lambda: "batch committed" in process.log.read_text(), seconds=10, what="the second batch's commit"
+        )
+        assert ingestion.stored() == 100
+        time.sleep(0.5)  # for an acknowledgement that must not be sent
+        process.kill()
+        wait_until(lambda: ingestion.waiting() == 200, seconds=10, what="both batches to come back")
+        other.rollback()
+    again = ingestion.start()
+    ingestion.wait_received(300)
+    assert ingestion.stored() == 200
+    assert ingestion.books.ingestion()["dedupe_conflicts"] == 100
+    ingestion.assert_all_acknowledged(again)
+
+
 def test_a_queue_deleted_under_the_consumer_is_declared_again_and_used(ingestion: Ingestion) -> None:
     process = ingestion.start()
     ingestion.publish(singles(10))
@@ -177,6 +210,31 @@ def test_a_dead_letter_that_nobody_takes_keeps_its_message_unacknowledged(ingest
     ingestion.wait_dead_letters(1)
     assert results(again)[2] == 1
     assert ingestion.stored() == 5
+    ingestion.assert_all_acknowledged(again)
+
+
+def test_messages_beside_a_dead_letter_that_is_slow_to_confirm_are_acknowledged_without_it(
+    ingestion: Ingestion,
+) -> None:
+    process = ingestion.start(INGESTION_BATCH_SIZE="10")
+    exchange = ingestion.topology.dead_letter_exchange
+    ingestion.channel.exchange_delete(exchange)
+    ingestion.channel.exchange_declare(exchange, exchange_type="fanout")  # not what the ingestor declares
+    good = singles(50)
+    ingestion.publish([*good[:5], b"{bad 1", *good[5:25], b"{bad 2"])
+    wait_until(lambda: "slow to confirm" in process.log.read_text(), seconds=20, what="a word on that")
+    ingestion.publish([*good[25:], b"{bad 3"])  # what comes now does not wait either
+    ingestion.wait_received(50)
+    time.sleep(0.5)
+    process.kill()
+    wait_until(lambda: ingestion.waiting() == 3, seconds=10, what="the bad ones alone to come back")
+    time.sleep(0.5)
+    assert ingestion.waiting() == 3
+    ingestion.channel.exchange_delete(exchange)
+    declare(ingestion.channel, ingestion.topology)
+    again = ingestion.start()
+    ingestion.wait_dead_letters(3)
+    assert ingestion.books.ingestion()["received"] == 50
     ingestion.assert_all_acknowledged(again)
 
 

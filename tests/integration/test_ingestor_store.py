@@ -1,0 +1,170 @@
+"""The store beside others that claim the same keys, and what its look for known keys costs."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import psycopg2
+import pytest
+from psycopg2.extensions import connection
+
+from ingestor.batch import Batch, Message
+from ingestor.store import BatchStore, Outcome
+from shared.amqp import Delivery
+from shared.statements import load_statements
+from tests.api import wait_until
+from tests.conftest import TestDatabase
+from tests.seed import connect
+from tests.traffic import Event, Router, encode
+
+SQL = load_statements("ingest.sql")
+NOW = datetime.now(UTC)
+
+
+def traffic(count: int, seed: int = 1) -> list[Event]:
+    return Router(seed=seed, start=NOW - timedelta(minutes=50), end=NOW).events(count)
+
+
+def batch_of(events: list[Event]) -> Batch:
+    batch = Batch(datetime.now(UTC))
+    batch.add(Message.of(Delivery(1, "usage", b"", encode(events))))
+    assert batch.dead_letters == []
+    return batch
+
+
+def store_batch(store: BatchStore, events: list[Event]) -> tuple[int, int, int]:
+    """Store events as one batch; return how many were received, inserted, and differ in content."""
+    outcome, batch = Outcome(), batch_of(events)
+    store.store(list(batch.rows.values()), batch, outcome)
+    return outcome.received, outcome.inserted, outcome.content_conflicts
+
+
+@pytest.fixture
+def owner(database: TestDatabase) -> Iterator[connection]:
+    opened = connect(database.owner_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def new_store(database: TestDatabase) -> Iterator[Callable[[], BatchStore]]:
+    """Makes stores under names of their own."""
+    stores: list[BatchStore] = []
+
+    def make() -> BatchStore:
+        stores.append(BatchStore(database.ingestor_url, f"test:{len(stores)}"))
+        stores[-1].check()
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def numbers(owner: connection, sql: str) -> tuple[int, ...]:
+    with owner.cursor() as cur:
+        cur.execute(sql)
+        [row] = cur.fetchall()
+    return tuple(int(value or 0) for value in row)
+
+
+def hold_key(other: connection, event: Event) -> None:
+    """Claim an event's key in a transaction that is left open."""
+    with other.cursor() as cur:
+        cur.execute(
+            "INSERT INTO analytics.event_keys VALUES (%s, %s, 0, now())", (event["eventId"], event["orgId"])
+        )
+
+
+def wait_until_waiting(owner: connection, count: int = 1) -> None:
+    """Wait until so many stores wait for a lock."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'ingestor' AND wait_event_type = 'Lock'"
+    )
+    wait_until(
+        lambda: numbers(owner, waiting) == (count,), seconds=10, what="batches to wait", every_seconds=0.02
+    )
+
+
+def test_known_keys_are_left_out_whether_or_not_the_batch_before_had_any(
+    new_store: Callable[[], BatchStore], owner: connection
+) -> None:
+    store, events = new_store(), traffic(60)
+    changed = events[5] | {"latencyMs": events[5]["latencyMs"] + 1}
+    assert store_batch(store, events[:20]) == (20, 20, 0)
+    assert store_batch(store, [events[3], changed, *events[20:30]]) == (12, 10, 1)
+    assert store_batch(store, [changed, *events[25:40]]) == (16, 10, 1)
+    assert store_batch(store, events[:40]) == (40, 0, 0)
+    assert store_batch(store, events[40:50]) == (10, 10, 0)
+    assert store_batch(store, [*events[50:], events[50], events[0]]) == (12, 10, 0)
+    assert numbers(owner, "SELECT count(*), count(DISTINCT event_id) FROM analytics.usage_events") == (60, 60)
+    assert numbers(owner, "SELECT count(*) FROM analytics.event_keys") == (60,)
+    assert numbers(
+        owner, "SELECT sum(received), sum(inserted), sum(content_conflicts) FROM analytics.ingestion_batches"
+    ) == (110, 60, 2)
+
+
+def test_a_batch_waits_for_another_that_has_one_of_its_keys_and_then_stores_the_rest(
+    new_store: Callable[[], BatchStore], database: TestDatabase, owner: connection
+) -> None:
+    events = traffic(20)
+    store = new_store()
+    with closing(psycopg2.connect(database.owner_url)) as other, ThreadPoolExecutor(1) as pool:
+        hold_key(other, events[7])
+        stored: Future[tuple[int, int, int]] = pool.submit(store_batch, store, events)
+        wait_until_waiting(owner)
+        other.commit()
+        assert stored.result(10) == (20, 19, 1)
+    assert numbers(owner, "SELECT count(*) FROM analytics.usage_events") == (19,)
+    assert numbers(owner, "SELECT count(*) FROM analytics.event_keys") == (20,)
+
+
+def test_a_key_whose_transaction_is_rolled_back_is_free_again(
+    new_store: Callable[[], BatchStore], database: TestDatabase, owner: connection
+) -> None:
+    events = traffic(20)
+    store = new_store()
+    with closing(psycopg2.connect(database.owner_url)) as other, ThreadPoolExecutor(1) as pool:
+        hold_key(other, events[7])
+        stored = pool.submit(store_batch, store, events)
+        wait_until_waiting(owner)
+        other.rollback()
+        assert stored.result(10) == (20, 20, 0)
+
+
+def test_two_batches_with_the_same_keys_in_another_order_wait_for_each_other_and_never_deadlock(
+    new_store: Callable[[], BatchStore], database: TestDatabase, owner: connection
+) -> None:
+    first, middle, last = sorted(traffic(3), key=lambda event: str(event["eventId"]))
+    with closing(psycopg2.connect(database.owner_url)) as other, ThreadPoolExecutor(2) as pool:
+        hold_key(other, middle)
+        stored: list[Future[tuple[int, int, int]]] = []
+        for number, order in enumerate(([first, middle, last], [last, middle, first]), start=1):
+            stored.append(pool.submit(store_batch, new_store(), order))
+            wait_until_waiting(owner, number)
+        other.rollback()
+        assert [done.result(10) for done in stored] == [(3, 3, 0), (3, 0, 0)]
+    assert numbers(owner, "SELECT count(*) FROM analytics.usage_events") == (3,)
+
+
+def test_known_keys_are_found_in_the_primary_key_whatever_the_planner_knows_of_the_table(
+    owner: connection,
+) -> None:
+    given = {
+        "event_ids": "{" + ",".join(event["eventId"] for event in traffic(2_000)) + "}",
+        "org_ids": "{" + ",".join(event["orgId"] for event in traffic(2_000)) + "}",
+    }
+    with owner.cursor() as cur:
+        for analyzed in (False, True):
+            cur.execute(
+                "INSERT INTO analytics.event_keys SELECT gen_random_uuid(), gen_random_uuid(), 0, now()"
+                " FROM generate_series(1, 20000)"
+            )
+            if analyzed:
+                cur.execute("ANALYZE analytics.event_keys")
+            cur.execute("EXPLAIN " + SQL["find_known"], given)
+            plan = "\n".join(row[0] for row in cur.fetchall())
+            assert "event_keys_pkey" in plan, plan
+            assert "Seq Scan" not in plan, plan
