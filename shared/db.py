@@ -225,13 +225,17 @@ class Database:
             raise
 
     def wait_notified(self, listen: str, seconds: float) -> bool:
-        """Wait for a notification, at most this long; tell whether one came.
+        """Wait for a notification, at most this long; tell whether one came, or may have been missed.
 
         listen: a LISTEN statement. It is sent each time, so that a connection made anew listens too, and
-        one that is lost is noticed. Raises as transaction() does.
+        one that is lost is noticed. Nobody listened before that, so then this returns True at once.
+        Raises as transaction() does.
         """
+        was_listening = self._raw is not None and not self._raw.closed
         with self.query(time_limit_seconds=10) as cur:
             cur.execute(listen)
+        if not was_listening:
+            return True
         raw = self._connection()
         try:
             if not raw.notifies and select.select([raw], [], [], seconds)[0]:

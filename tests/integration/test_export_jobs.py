@@ -11,6 +11,7 @@ import pytest
 
 from export_worker.jobs import Job, Jobs
 from shared.db import Database
+from shared.errors import DatabaseUnavailable
 from tests.exports import ORG, OTHER_ORG, SQL, START, Exports, Row, asked
 
 LEASE = timedelta(seconds=30)
@@ -304,6 +305,7 @@ def test_a_job_that_is_given_back_keeps_its_attempts_and_gets_a_new_object(expor
 
 def test_an_insert_is_heard_of_at_once(exports: Exports) -> None:
     jobs = jobs_of(exports)
+    assert jobs.wait_notified(10) is True, "nobody listened before, so one may have been missed"
     assert jobs.wait_notified(0.1) is False
     timer = threading.Timer(0.3, exports.create)
     timer.start()
@@ -311,4 +313,19 @@ def test_an_insert_is_heard_of_at_once(exports: Exports) -> None:
     assert jobs.wait_notified(10) is True
     assert time.monotonic() - began < 3
     timer.join()
+    assert jobs.wait_notified(0.1) is False
+
+
+def test_an_insert_while_the_listener_s_connection_was_lost_is_suspected(exports: Exports) -> None:
+    jobs = jobs_of(exports)
+    jobs.wait_notified(10)
+    exports.rows(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'jobs under test'"
+    )
+    with pytest.raises(DatabaseUnavailable):
+        jobs.wait_notified(10)
+    began = time.monotonic()
+    assert jobs.wait_notified(10) is True
+    assert time.monotonic() - began < 3
     assert jobs.wait_notified(0.1) is False
