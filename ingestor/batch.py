@@ -121,10 +121,9 @@ class Batch:
                     dead_letter(self, message, raw, "internal-error", traceback.format_exc())
                 )
             else:
-                key = event.event_id, event.org_id
-                row = self.rows.get(key)
+                row = self.rows.get(event.key)
                 if row is None:
-                    self.rows[key] = Row(event, message, raw)
+                    self.rows[event.key] = Row(event, message, raw)
                 else:
                     row.add_copy(event, message, raw)
 

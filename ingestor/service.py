@@ -82,8 +82,8 @@ class Ingestor:
 
     def ready(self) -> dict[str, str]:
         """Return the dependencies that do not do their part."""
-        writers_faults = [writer.fault for writer in self._writers if writer.fault]
-        faults = {"rabbitmq": self._consumer.fault, "postgresql": next(iter(writers_faults), None)}
+        writer_fault = next((writer.fault for writer in self._writers if writer.fault), None)
+        faults = {"rabbitmq": self._consumer.fault, "postgresql": writer_fault}
         return {part: fault for part, fault in faults.items() if fault}
 
     def run(self, stop: Stop) -> None:

@@ -85,23 +85,37 @@ class BatchStore:
         place), DatabaseRejected (nothing of it was stored), AnalyticsError (a bug).
         """
         received = sum([1 + len(row.copies or ()) for row in rows])
-        identity = (batch.received_at, received)
         started = time.monotonic()
-        try:
-            result = self._committed_before(batch, received) if self._unanswered == identity else None
-            if result is None:
-                result = self._insert(rows, batch, received, check_rows=check_rows)
-        except DatabaseUnavailable:
-            self._unanswered = identity
-            raise
+        stored: Stored | None = None
+        while stored is None:
+            stored = self._attempt(rows, batch, received, check_rows=check_rows)
         self._unanswered = None
-        self._last_batch_id, inserted, content_conflicts, late = result
+        self._last_batch_id, inserted, content_conflicts, late = stored
         outcome.batch_ids.append(self._last_batch_id)
         outcome.received += received
         outcome.inserted += inserted
         outcome.content_conflicts += content_conflicts
         outcome.late += late
         outcome.commit_seconds += time.monotonic() - started
+
+    def _attempt(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored | None:
+        """Store rows; None if one of their keys turned out to be known, and the next attempt looks first.
+
+        Whoever has that key has committed it (it may have been our own unanswered commit), so each attempt
+        knows more keys than the one before.
+        """
+        identity = (batch.received_at, received)
+        try:
+            before = self._committed_before(batch, received) if self._unanswered == identity else None
+            return before or self._insert(rows, batch, received, check_rows=check_rows)
+        except DuplicateRow as error:
+            if error.table != _KEYS_TABLE:
+                raise
+            self._look_first = True
+            return None
+        except DatabaseUnavailable:
+            self._unanswered = identity
+            raise
 
     def close(self) -> None:
         """Close the connection."""
@@ -121,16 +135,6 @@ class BatchStore:
         return None if row is None else (row[0], row[1], row[2], row[3])
 
     def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
-        while True:
-            try:
-                return self._insert_unknown(rows, batch, received, check_rows=check_rows)
-            except DuplicateRow as error:
-                if error.table != _KEYS_TABLE:
-                    raise
-                # Whoever has the key has committed it, so each turn of this loop knows more of them.
-                self._look_first = True
-
-    def _insert_unknown(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
         """Store the rows whose keys are unknown. Raises DuplicateRow for a key that was not looked for."""
         content_conflicts = sum([row.content_conflicts for row in rows])
         with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
