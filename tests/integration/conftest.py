@@ -1,13 +1,23 @@
-"""What several integration tests have: a test's own ingestors, and its own exports."""
+"""What several integration tests have: the database as its owner, the test's own ingestors and exports."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg2.extensions import connection
 
 from tests.conftest import TestBroker, TestDatabase
 from tests.exports import Exports, open_exports
 from tests.integration.ingestion import Ingestion
+from tests.seed import connect
+
+
+@pytest.fixture
+def owner(database: TestDatabase) -> Iterator[connection]:
+    """The owner's connection to the test's database, in autocommit."""
+    opened = connect(database.owner_url)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

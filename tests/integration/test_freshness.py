@@ -1,7 +1,6 @@
 """The view analytics.freshness_status, as the runbook asks it."""
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,13 +27,6 @@ ORDER BY lag_seconds DESC;
 def now() -> datetime:
     """When the test began: the view compares with the database's clock."""
     return datetime.now(UTC)
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 def event_of(org_number: int, model: str = "m", occurred_at: datetime | None = None) -> Event:

@@ -3,7 +3,6 @@
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
@@ -14,7 +13,6 @@ from psycopg2.extensions import connection
 
 from shared.buckets import bucket_start
 from shared.statements import load_statements
-from tests.conftest import TestDatabase
 from tests.integration.gateway_app import (
     ADMIN,
     DOCUMENT,
@@ -24,7 +22,7 @@ from tests.integration.gateway_app import (
     read,
     zulu,
 )
-from tests.seed import connect, insert_batch
+from tests.seed import insert_batch
 from tests.traffic import MODELS, Router, org
 
 NOW = datetime(2026, 11, 20, 10, 17, 23, 456789, tzinfo=UTC)
@@ -37,13 +35,6 @@ _INSERT = """
         status_timeout, status_throttled, input_tokens, output_tokens, cost_estimate_cents, latency_bins,
         latency_counts)
     VALUES (%s, %s, %s, %s, %s, %s, 0, 0, %s, %s, %s, '{{1}}', ARRAY[%s]::bigint[])"""
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

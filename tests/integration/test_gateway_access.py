@@ -1,12 +1,9 @@
 """Who is answered, and what the audit log holds of it."""
 
-from collections.abc import Iterator
-
 import pytest
 from psycopg2.extensions import connection
 
 from gateway.usage import UsageResource
-from tests.conftest import TestDatabase
 from tests.integration.gateway_app import (
     ADMIN,
     OWNER,
@@ -16,7 +13,6 @@ from tests.integration.gateway_app import (
     assert_problem,
     read,
 )
-from tests.seed import connect
 from tests.traffic import org
 
 MINE = f"{PREFIX}/orgs/{org(0)}/usage"
@@ -24,13 +20,6 @@ THEIRS = f"{PREFIX}/orgs/{org(1)}/usage"
 FRESHNESS = f"{PREFIX}/orgs/{org(1)}/freshness"
 WINDOW = "start=2026-11-01T00:00:00Z&end=2026-11-02T00:00:00Z"
 PLAIN = {"X-Actor-Subject": "reader", "X-Actor-Roles": READ}
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 def audit_log(owner: connection) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from shared.db import Database
 from shared.latency_histogram import PERCENTILES
 from shared.metrics import RollupMetrics
 from tests.conftest import TestDatabase
-from tests.seed import connect, insert_batch
+from tests.seed import insert_batch
 from tests.traffic import MODELS, Event, Router, org
 
 NOW = datetime.now(UTC)
@@ -49,13 +49,6 @@ class GaugesUnderTest:
 
     def value(self, metric: str) -> float | None:
         return self.registry.get_sample_value(metric)
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -20,20 +19,13 @@ from gateway.app import create_app
 from gateway.incidents import COLUMNS, IncidentExporter, IncidentRequest
 from shared.settings import GatewaySettings, load
 from tests.conftest import TestDatabase
-from tests.seed import connect, insert_batch
+from tests.seed import insert_batch
 from tests.traffic import Event, Router, org
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 START = NOW - timedelta(hours=2)
 HEADERS = {"X-Actor-Subject": "oncall", "X-Actor-Roles": "analytics:incidents:export", "X-Actor-Orgs": org(0)}
 URL = f"/analytics/v1/orgs/{org(0)}/incidents/export"
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

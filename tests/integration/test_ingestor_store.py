@@ -15,7 +15,6 @@ from shared.amqp import Delivery
 from shared.statements import load_statements
 from tests.api import wait_until
 from tests.conftest import TestDatabase
-from tests.seed import connect
 from tests.traffic import Event, Router, encode
 
 SQL = load_statements("ingest.sql")
@@ -38,13 +37,6 @@ def store_batch(store: BatchStore, events: list[Event]) -> tuple[int, int, int]:
     outcome, batch = Outcome(), batch_of(events)
     store.store(list(batch.rows.values()), batch, outcome)
     return outcome.received, outcome.inserted, outcome.content_conflicts
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -106,32 +98,25 @@ def test_known_keys_are_left_out_whether_or_not_the_batch_before_had_any(
     ) == (110, 60, 2)
 
 
-def test_a_batch_waits_for_another_that_has_one_of_its_keys_and_then_stores_the_rest(
-    new_store: Callable[[], BatchStore], database: TestDatabase, owner: connection
+@pytest.mark.parametrize(
+    ("end", "stored"), [("commit", (20, 19, 1)), ("rollback", (20, 20, 0))], ids=["commit", "rollback"]
+)
+def test_a_batch_waits_for_another_that_has_one_of_its_keys_and_leaves_it_out_if_that_commits(
+    new_store: Callable[[], BatchStore],
+    database: TestDatabase,
+    owner: connection,
+    end: str,
+    stored: tuple[int, int, int],
 ) -> None:
     events = traffic(20)
-    store = new_store()
     with closing(psycopg2.connect(database.owner_url)) as other, ThreadPoolExecutor(1) as pool:
         hold_key(other, events[7])
-        stored: Future[tuple[int, int, int]] = pool.submit(store_batch, store, events)
+        storing = pool.submit(store_batch, new_store(), events)
         wait_until_waiting(owner)
-        other.commit()
-        assert stored.result(10) == (20, 19, 1)
-    assert numbers(owner, "SELECT count(*) FROM analytics.usage_events") == (19,)
+        getattr(other, end)()
+        assert storing.result(10) == stored
+    assert numbers(owner, "SELECT count(*) FROM analytics.usage_events") == (stored[1],)
     assert numbers(owner, "SELECT count(*) FROM analytics.event_keys") == (20,)
-
-
-def test_a_key_whose_transaction_is_rolled_back_is_free_again(
-    new_store: Callable[[], BatchStore], database: TestDatabase, owner: connection
-) -> None:
-    events = traffic(20)
-    store = new_store()
-    with closing(psycopg2.connect(database.owner_url)) as other, ThreadPoolExecutor(1) as pool:
-        hold_key(other, events[7])
-        stored = pool.submit(store_batch, store, events)
-        wait_until_waiting(owner)
-        other.rollback()
-        assert stored.result(10) == (20, 20, 0)
 
 
 def test_two_batches_with_the_same_keys_in_another_order_wait_for_each_other_and_never_deadlock(

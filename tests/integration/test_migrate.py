@@ -34,13 +34,6 @@ def empty(stack: LocalStack) -> Iterator[str]:
     stack.drop_database("empty_one")
 
 
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
-
-
 def applied_by(url: str) -> list[int]:
     """Migrate as the command does; return the versions that were missing."""
     database = Database(url, application_name="migrate", lock_timeout_seconds=1)

@@ -21,17 +21,10 @@ from shared.latency_histogram import PERCENTILES, add, bin_of, percentile_ms
 from shared.metrics import RollupMetrics
 from tests.acceptance.books import Books
 from tests.conftest import TestBroker, TestDatabase
-from tests.seed import connect, insert_batch
+from tests.seed import insert_batch
 from tests.traffic import Event, Expected, Router
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -30,13 +30,6 @@ TODAY = bucket_start(NOW, "day")
 DAY = timedelta(days=1)
 
 RunUpkeep = Callable[..., CollectorRegistry]
-
-
-@pytest.fixture
-def owner(database: TestDatabase) -> Iterator[connection]:
-    opened = connect(database.owner_url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
