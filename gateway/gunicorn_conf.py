@@ -35,13 +35,11 @@ limit_request_fields = 64
 limit_request_field_size = 32_768  # X-Actor-Orgs may name hundreds of organisations
 control_socket_disable = True
 pre_request = server.mark_repeated_headers
-# gunicorn's own messages take the way of ours; of each request our own line tells more.
+# gunicorn's own messages take the way of ours.
+logger_class = server.ServerLog
 logconfig_dict = {
     "root": {"level": "INFO", "handlers": []},
-    "loggers": {
-        "gunicorn.error": {"handlers": [], "propagate": True},
-        "gunicorn.access": {"handlers": [], "propagate": False},
-    },
+    "loggers": {"gunicorn.error": {"handlers": [], "propagate": True}},
 }
 
 
