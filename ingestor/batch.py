@@ -36,25 +36,27 @@ class Message(msgspec.Struct, eq=False):
 class Row(msgspec.Struct, eq=False):
     """An event to store, once for all its copies in the batch.
 
-    copies: further events of the batch with the same identity; content_conflicts: those of them that
-    differ from this one, which came first.
+    raw: the text it had in its message. copies: those that came after it with the same identity.
     """
 
     event: Event
     message: Message
     raw: bytes
-    copies: list[tuple[Message, bytes]] | None = None
-    content_conflicts: int = 0
+    copies: list["Row"] | None = None
 
-    def add_copy(self, event: Event, message: Message, raw: bytes) -> None:
+    def add_copy(self, copy: "Row") -> None:
         """Take in another event with this identity."""
-        self.copies = [*(self.copies or ()), (message, raw)]
-        self.content_conflicts += self.event.content_digest != event.content_digest
+        self.copies = self.copies or []
+        self.copies.append(copy)
 
     @property
-    def sources(self) -> list[tuple[Message, bytes]]:
-        """Where the event came from, each with the text it had there; the first one is stored."""
-        return [(self.message, self.raw), *(self.copies or ())]
+    def sources(self) -> list["Row"]:
+        """This event and its copies, in the order they came."""
+        return [self, *(self.copies or ())]
+
+    def count_differing(self, content_digest: int) -> int:
+        """Count which of them differ from the event that is stored under their identity."""
+        return sum(source.event.content_digest != content_digest for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,11 +123,10 @@ class Batch:
                     dead_letter(self, message, raw, "internal-error", traceback.format_exc())
                 )
             else:
-                row = self.rows.get(event.key)
-                if row is None:
-                    self.rows[event.key] = Row(event, message, raw)
-                else:
-                    row.add_copy(event, message, raw)
+                row = Row(event, message, raw)
+                first = self.rows.setdefault(event.key, row)
+                if first is not row:
+                    first.add_copy(row)
 
     def _refuse(self, message: Message, raw: bytes, fault: InvalidEvent) -> None:
         self.dead_letters.append(dead_letter(self, message, raw, fault.reason, fault.detail))

@@ -136,16 +136,10 @@ class BatchStore:
 
     def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
         """Store the rows whose keys are unknown. Raises DuplicateRow for a key that was not looked for."""
-        content_conflicts = sum([row.content_conflicts for row in rows])
         with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
-            new = rows
-            if self._look_first:
-                known = _find_known(cur, rows)
-                new = [row for row in rows if row.event.key not in known]
-                content_conflicts += sum(
-                    known.get(row.event.key, row.event.content_digest) != row.event.content_digest
-                    for row in rows
-                )
+            known = _find_known(cur, rows) if self._look_first else {}
+            new = [row for row in rows if row.event.key not in known] if known else rows
+            content_conflicts = _count_conflicts(rows, known)
             _copy_keys(cur, new, batch)
             if check_rows:
                 new = _without_stored(cur, new)
@@ -174,6 +168,12 @@ def _find_known(cur: Cursor, rows: list[Row]) -> dict[tuple[str, str], int]:
     """Return the content digests of the first events under those keys that are known."""
     cur.execute(_SQL["find_known"], _keys(rows))
     return {(event_id, org_id): digest for event_id, org_id, digest in cur.fetchall()}
+
+
+def _count_conflicts(rows: list[Row], known: dict[tuple[str, str], int]) -> int:
+    """Count the events that differ in content from the first under their key, stored before or now."""
+    doubtful = rows if known else [row for row in rows if row.copies]
+    return sum(row.count_differing(known.get(row.event.key, row.event.content_digest)) for row in doubtful)
 
 
 def _copy_keys(cur: Cursor, rows: list[Row], batch: Batch) -> None:

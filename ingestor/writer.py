@@ -131,8 +131,9 @@ class Writer:
             return [rows[middle:], rows[:middle]]
         row = rows[0]
         self._log.error("PostgreSQL refused an event", error=reason, event_id=row.event.event_id)
-        for message, raw in row.sources:
-            outcome.dead_letters.append(dead_letter(batch, message, raw, "rejected-by-database", reason))
+        for source in row.sources:
+            letter = dead_letter(batch, source.message, source.raw, "rejected-by-database", reason)
+            outcome.dead_letters.append(letter)
         return []
 
     def _wait(self, error: DatabaseUnavailable, *, events: int) -> None:

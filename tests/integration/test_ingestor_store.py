@@ -98,6 +98,16 @@ def test_known_keys_are_left_out_whether_or_not_the_batch_before_had_any(
     ) == (110, 60, 2)
 
 
+def test_each_copy_of_a_known_event_is_compared_with_the_one_that_is_stored(
+    new_store: Callable[[], BatchStore],
+) -> None:
+    [event] = traffic(1)
+    changed = event | {"latencyMs": event["latencyMs"] + 1}
+    store = new_store()
+    assert store_batch(store, [event, changed, event]) == (3, 1, 1)
+    assert store_batch(store, [changed, event, event]) == (3, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("end", "stored"), [("commit", (20, 19, 1)), ("rollback", (20, 20, 0))], ids=["commit", "rollback"]
 )

@@ -32,9 +32,10 @@ def test_the_first_delivered_of_an_identity_is_the_row_and_others_are_its_copies
     first, other = encode(event), encode(event | {"latencyMs": event["latencyMs"] + 1})
     batch = batch_of(first, other, b"[" + first + b"]")
     [row] = batch.rows.values()
-    assert [raw for _, raw in row.sources] == [first, other, first]
-    assert [source.delivery.delivery_tag for source, _ in row.sources] == [1, 2, 3]
-    assert row.content_conflicts == 1
+    assert [source.raw for source in row.sources] == [first, other, first]
+    assert [source.message.delivery.delivery_tag for source in row.sources] == [1, 2, 3]
+    assert row.count_differing(row.event.content_digest) == 1
+    assert row.count_differing(row.sources[1].event.content_digest) == 2
     assert (batch.events, batch.dead_letters) == (3, [])
 
 
