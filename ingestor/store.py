@@ -77,18 +77,28 @@ class BatchStore:
         except AnalyticsError as error:  # no schema at all, or no right to it, until the migration ran
             raise DatabaseUnavailable(f"{error}: has python -m shared.migrate been run?") from error
 
-    def store(self, rows: list[Row], batch: Batch, outcome: Outcome, *, check_rows: bool = False) -> None:
+    def store(self, rows: list[Row], batch: Batch, outcome: Outcome) -> None:
         """Store rows, unique by key, in one transaction and add what became of them to the outcome.
 
-        check_rows: also recognise events that are stored without their keys.
         Raises DatabaseUnavailable (try again with the same rows; it may turn out that the commit took
         place), DatabaseRejected (nothing of it was stored), AnalyticsError (a bug).
         """
         received = sum([1 + len(row.copies or ()) for row in rows])
         started = time.monotonic()
+        check_rows = False
         stored: Stored | None = None
         while stored is None:
-            stored = self._attempt(rows, batch, received, check_rows=check_rows)
+            try:
+                stored = self._attempt(rows, batch, received, check_rows=check_rows)
+            except DuplicateRow as error:
+                if error.table == _KEYS_TABLE:
+                    # Whoever has the key has committed it (it may have been our own unanswered commit), so
+                    # each attempt knows more keys than the one before.
+                    self._look_first = True
+                elif not check_rows:
+                    check_rows = True
+                else:
+                    raise
         self._unanswered = None
         self._last_batch_id, inserted, content_conflicts, late = stored
         outcome.batch_ids.append(self._last_batch_id)
@@ -98,21 +108,12 @@ class BatchStore:
         outcome.late += late
         outcome.commit_seconds += time.monotonic() - started
 
-    def _attempt(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored | None:
-        """Store rows; None if one of their keys turned out to be known, and the next attempt looks first.
-
-        Whoever has that key has committed it (it may have been our own unanswered commit), so each attempt
-        knows more keys than the one before.
-        """
+    def _attempt(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
+        """Store rows, unless a commit of theirs that went unanswered did so. Raises DuplicateRow too."""
         identity = (batch.received_at, received)
         try:
             before = self._committed_before(batch, received) if self._unanswered == identity else None
             return before or self._insert(rows, batch, received, check_rows=check_rows)
-        except DuplicateRow as error:
-            if error.table != _KEYS_TABLE:
-                raise
-            self._look_first = True
-            return None
         except DatabaseUnavailable:
             self._unanswered = identity
             raise
@@ -135,7 +136,11 @@ class BatchStore:
         return None if row is None else (row[0], row[1], row[2], row[3])
 
     def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
-        """Store the rows whose keys are unknown. Raises DuplicateRow for a key that was not looked for."""
+        """Store the rows that are new, and claim their keys and those of rows that are stored without.
+
+        check_rows: recognise the latter, sent again after their keys were pruned.
+        Raises DuplicateRow for a key or a row that was not looked for.
+        """
         with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
             known = _find_known(cur, rows) if self._look_first else {}
             new = [row for row in rows if row.event.key not in known] if known else rows

@@ -105,18 +105,15 @@ class Writer:
         structlog.contextvars.bind_contextvars(correlation_id=batch.correlation_id)
         outcome = Outcome(dead_letters=batch.dead_letters)
         parts = [list(batch.rows.values())] if batch.rows else []
-        refused_once = False
         while parts and not batch.abandoned and not self._stop:
             self.progress_at = time.monotonic()
             try:
-                self._store.store(parts[-1], batch, outcome, check_rows=refused_once)
+                self._store.store(parts[-1], batch, outcome)
             except DatabaseUnavailable as error:
                 self._wait(error, events=batch.events)
                 continue
             except DatabaseRejected as error:
-                if refused_once:
-                    parts += self._halves(parts.pop(), batch, outcome, str(error))
-                refused_once = True
+                parts += self._halves(parts.pop(), batch, outcome, str(error))
                 continue
             parts.pop()
             self._available()

@@ -108,6 +108,20 @@ def test_each_copy_of_a_known_event_is_compared_with_the_one_that_is_stored(
     assert store_batch(store, [changed, event, event]) == (3, 0, 1)
 
 
+def test_events_that_are_stored_without_their_keys_are_duplicates_and_claim_them_again(
+    new_store: Callable[[], BatchStore], owner: connection
+) -> None:
+    store, events = new_store(), traffic(40)
+    assert store_batch(store, events[:20]) == (20, 20, 0)
+    with owner.cursor() as cur:
+        cur.execute("DELETE FROM analytics.event_keys")  # as the upkeep prunes them
+    assert store_batch(store, events[20:25]) == (5, 5, 0)
+    assert store_batch(store, events) == (40, 15, 0)  # 20 stored without keys, 5 with, 15 new
+    assert store_batch(store, events) == (40, 0, 0)
+    assert numbers(owner, "SELECT count(*), count(DISTINCT event_id) FROM analytics.usage_events") == (40, 40)
+    assert numbers(owner, "SELECT count(*) FROM analytics.event_keys") == (40,)
+
+
 @pytest.mark.parametrize(
     ("end", "stored"), [("commit", (20, 19, 1)), ("rollback", (20, 20, 0))], ids=["commit", "rollback"]
 )
