@@ -69,9 +69,8 @@ class BatchStore:
         try:
             with self._database.query(time_limit_seconds=10) as cur:
                 check_schema(cur)
-                if not self._last_batch_id:
-                    cur.execute(_SQL["newest_batch"])
-                    [(self._last_batch_id,)] = cur.fetchall()
+                cur.execute(_SQL["newest_batch"])
+                [(self._last_batch_id,)] = cur.fetchall()
         except DatabaseUnavailable:
             raise
         except AnalyticsError as error:  # no schema at all, or no right to it, until the migration ran
@@ -127,6 +126,7 @@ class BatchStore:
         values = {
             "ingestor": self._ingestor,
             "after_batch_id": self._last_batch_id,
+            "correlation_id": batch.correlation_id,
             "received_at": batch.received_at,
             "received": received,
         }

@@ -37,12 +37,12 @@ COPY analytics.usage_events (event_id, org_id, occurred_at, model_id, status, la
 FROM STDIN;
 
 -- name: newest_batch
--- Where the search for this ingestor's batches begins; asked once, before its first batch.
+-- Where the search for an unanswered batch begins; asked while no batch is in hand.
 SELECT coalesce(max(batch_id), 0) FROM analytics.ingestion_batches;
 
 -- name: find_committed
--- The record of a batch whose commit went unanswered, if it was committed; nobody else writes this ingestor's name.
+-- The record of a batch whose commit went unanswered, if it was committed.
 SELECT batch_id, inserted, content_conflicts, late_arrival
 FROM analytics.ingestion_batches
-WHERE batch_id > %(after_batch_id)s AND ingestor = %(ingestor)s
+WHERE batch_id > %(after_batch_id)s AND ingestor = %(ingestor)s AND correlation_id = %(correlation_id)s
   AND received_at = %(received_at)s AND received = %(received)s;

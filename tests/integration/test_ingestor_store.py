@@ -12,9 +12,11 @@ from psycopg2.extensions import connection
 from ingestor.batch import Batch, Message
 from ingestor.store import BatchStore, Outcome
 from shared.amqp import Delivery
+from shared.errors import DatabaseUnavailable
 from shared.statements import load_statements
 from tests.api import wait_until
 from tests.conftest import TestDatabase
+from tests.tcp_proxy import TcpProxy
 from tests.traffic import Event, Router, encode
 
 SQL = load_statements("ingest.sql")
@@ -120,6 +122,29 @@ def test_events_that_are_stored_without_their_keys_are_duplicates_and_claim_them
     assert store_batch(store, events) == (40, 0, 0)
     assert numbers(owner, "SELECT count(*), count(DISTINCT event_id) FROM analytics.usage_events") == (40, 40)
     assert numbers(owner, "SELECT count(*) FROM analytics.event_keys") == (40,)
+
+
+def test_a_batch_without_an_answer_is_not_taken_for_that_of_the_other_writer(
+    database: TestDatabase, owner: connection
+) -> None:
+    """Both writers use the process's name, and a clock may show the same instant twice."""
+    events = traffic(10)
+    with TcpProxy.before(database.ingestor_url) as proxy:
+        urls = database.ingestor_url, proxy.url(database.ingestor_url)
+        stores = [BatchStore(url, "host:1") for url in urls]
+        for store in stores:
+            store.check()
+        batches = [batch_of(events[:5]), batch_of(events[5:])]
+        batches[1].received_at = batches[0].received_at
+        proxy.mode = "refuse"
+        proxy.reset_connections()
+        with pytest.raises(DatabaseUnavailable):
+            stores[1].store(list(batches[1].rows.values()), batches[1], Outcome())
+        proxy.mode = "pass"
+        for store, batch in zip(stores, batches, strict=True):
+            store.store(list(batch.rows.values()), batch, Outcome())
+            store.close()
+    assert numbers(owner, "SELECT count(*) FROM analytics.usage_events") == (10,)
 
 
 @pytest.mark.parametrize(
