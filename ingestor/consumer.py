@@ -35,7 +35,7 @@ SLOW_CONFIRM_SECONDS = 2.0
 class _Settlement:
     """A batch on its way from the writers to its acknowledgement.
 
-    committed_at: a monotonic time in seconds, None while the writers have it. held: by delivery tag, how
+    committed_at: a monotonic time in seconds, infinite while the writers have it. held: by delivery tag, how
     many dead letters of the message are not confirmed yet. one_by_one: the other messages were
     acknowledged each for itself, and so will be the held ones.
     """
@@ -43,7 +43,7 @@ class _Settlement:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.size_bytes = batch.size_bytes
-        self.committed_at: float | None = None
+        self.committed_at = math.inf
         self.held: Counter[int] = Counter()
         self.one_by_one = False
 
@@ -53,15 +53,19 @@ class _Settlement:
         self.held.update(letter.message.delivery.delivery_tag for letter in outcome.dead_letters)
 
     @property
+    def is_committed(self) -> bool:
+        """Whether the writers are done with it."""
+        return self.committed_at < math.inf
+
+    @property
     def waits_for_nothing(self) -> bool:
         """Whether all of it is committed or a confirmed dead letter."""
-        return self.committed_at is not None and not self.held
+        return self.is_committed and not self.held
 
     @property
     def is_slow(self) -> bool:
         """Whether its dead letters take long to confirm."""
-        age_seconds = time.monotonic() - (self.committed_at or math.inf)
-        return bool(self.held) and age_seconds > SLOW_CONFIRM_SECONDS
+        return bool(self.held) and time.monotonic() - self.committed_at > SLOW_CONFIRM_SECONDS
 
 
 class Consumer:
@@ -202,7 +206,7 @@ class Consumer:
         self._metrics.queue_oldest_age_seconds.set(max(0, age))
 
     def _writers_are_busy(self) -> bool:
-        return sum(settlement.committed_at is None for settlement in self._unsettled) >= WRITERS
+        return sum(not settlement.is_committed for settlement in self._unsettled) >= WRITERS
 
     # From the writers to the acknowledgement
 
@@ -258,7 +262,7 @@ class Consumer:
 
         A broker that is short of memory takes no publications until its consumers made room.
         """
-        committed = [one for one in self._unsettled if one.committed_at is not None and not one.one_by_one]
+        committed = [one for one in self._unsettled if one.is_committed and not one.one_by_one]
         if any(one.is_slow for one in committed):
             held = sum(len(one.held) for one in committed)
             self._log.warning("dead letters are slow to confirm", held=held)
