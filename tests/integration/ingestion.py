@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pika
+from psycopg2.extensions import connection
 
 from shared.amqp import Topology, declare, persistent
 from tests.acceptance.books import Books
 from tests.api import wait_until
 from tests.conftest import TestBroker, TestDatabase
 from tests.fleet import Fleet, Process
+from tests.traffic import Event
 
 
 class Ingestion:
@@ -78,6 +80,28 @@ class Ingestion:
         for process in processes:
             assert process.stop() == 0, process.log_tail()
         assert self.waiting() == 0
+
+
+def hold_key(other: connection, event: Event) -> None:
+    """Claim an event's key in a transaction that is left open."""
+    with other.cursor() as cur:
+        cur.execute(
+            "INSERT INTO analytics.event_keys VALUES (%s, %s, 0, now())", (event["eventId"], event["orgId"])
+        )
+
+
+def wait_until_waiting(owner: connection, count: int = 1) -> None:
+    """Wait until so many batches wait for a lock."""
+
+    def waiting() -> bool:
+        with owner.cursor() as cur:
+            cur.execute(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'ingestor' AND wait_event_type = 'Lock'"
+            )
+            return cur.rowcount == count
+
+    wait_until(waiting, seconds=10, what="batches to wait", every_seconds=0.02)
 
 
 def metric(process: Process, name: str, **labels: str) -> float:

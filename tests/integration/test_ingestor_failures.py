@@ -8,12 +8,13 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from psycopg2.extensions import connection
 
 from shared.amqp import declare
 from tests.api import wait_until
 from tests.conftest import TestBroker, TestDatabase
 from tests.fleet import Process
-from tests.integration.ingestion import Ingestion, results
+from tests.integration.ingestion import Ingestion, hold_key, results, wait_until_waiting
 from tests.stack.local import LocalStack, migrate
 from tests.tcp_proxy import TcpProxy
 from tests.traffic import Event, Router, encode
@@ -126,20 +127,14 @@ def test_a_connection_to_the_broker_that_is_reset_or_goes_silent_loses_nothing(
 
 
 def test_a_batch_that_commits_before_an_earlier_one_is_acknowledged_after_it(
-    ingestion: Ingestion, database: TestDatabase
+    ingestion: Ingestion, database: TestDatabase, owner: connection
 ) -> None:
     events = traffic(200)
-    with closing(psycopg2.connect(database.owner_url)) as other, other.cursor() as cur:
-        cur.execute(
-            "INSERT INTO analytics.event_keys VALUES (%s, %s, 0, now())",
-            (events[50]["eventId"], events[50]["orgId"]),
-        )
+    with closing(psycopg2.connect(database.owner_url)) as other:
+        hold_key(other, events[50])
         process = ingestion.start(INGESTION_BATCH_SIZE="100")
         ingestion.publish(map(encode, events[:100]))
-        waiting = (
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        wait_until(lambda: bool(ingestion.books.rows(waiting)), seconds=10, what="the first batch to wait")
+        wait_until_waiting(owner)
         ingestion.publish(map(encode, events[100:]))
         wait_until(
             lambda: "batch committed" in process.log.read_text(), seconds=10, what="the second batch's commit"

@@ -14,8 +14,8 @@ from ingestor.store import BatchStore, Outcome
 from shared.amqp import Delivery
 from shared.errors import DatabaseUnavailable
 from shared.statements import load_statements
-from tests.api import wait_until
 from tests.conftest import TestDatabase
+from tests.integration.ingestion import hold_key, wait_until_waiting
 from tests.tcp_proxy import TcpProxy
 from tests.traffic import Event, Router, encode
 
@@ -61,25 +61,6 @@ def numbers(owner: connection, sql: str) -> tuple[int, ...]:
         cur.execute(sql)
         [row] = cur.fetchall()
     return tuple(int(value or 0) for value in row)
-
-
-def hold_key(other: connection, event: Event) -> None:
-    """Claim an event's key in a transaction that is left open."""
-    with other.cursor() as cur:
-        cur.execute(
-            "INSERT INTO analytics.event_keys VALUES (%s, %s, 0, now())", (event["eventId"], event["orgId"])
-        )
-
-
-def wait_until_waiting(owner: connection, count: int = 1) -> None:
-    """Wait until so many stores wait for a lock."""
-    waiting = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'ingestor' AND wait_event_type = 'Lock'"
-    )
-    wait_until(
-        lambda: numbers(owner, waiting) == (count,), seconds=10, what="batches to wait", every_seconds=0.02
-    )
 
 
 def test_known_keys_are_left_out_whether_or_not_the_batch_before_had_any(
