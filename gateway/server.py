@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker with an end to every wait, and its own refusals as problem documents."""
+"""gunicorn's threaded worker with an end to every wait, its refusals as problem documents, and its log."""
 
 import logging
 import selectors
@@ -54,13 +54,6 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return super().handle(conn)
 
 
-class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's own messages. Of each request the application's line tells more, so none is made here."""
-
-    def access(self, *_: Any) -> None:
-        """Write nothing; without this gunicorn puts a line together and drops it, a twentieth of the time."""
-
-
 def _limit(sock: socket.socket, option: int, seconds: float) -> None:
     whole, part = divmod(int(seconds * 1_000_000), 1_000_000)
     sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, part))
@@ -95,3 +88,10 @@ def install_problems() -> None:
 def is_no_silent_client(record: logging.LogRecord) -> bool:
     """A filter for gunicorn's log, which takes each client that falls silent for an error of its own."""
     return record.exc_info is None or not isinstance(record.exc_info[1], BlockingIOError)
+
+
+class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's own messages. Of each request the application's line tells more, so none is made here."""
+
+    def access(self, *_: Any) -> None:
+        """Write nothing; without this gunicorn puts a line together and drops it, a twentieth of the time."""

@@ -60,7 +60,7 @@ def uuid_text(text: str) -> str:
     return text.lower()
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # few organisations send many events
 def org_id_text(text: str) -> str:
     """Return an organisation's UUID in lower case; the nil UUID is none."""
     org_id = uuid_text(text)
