@@ -9,13 +9,13 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(BIN)/.installed system-packages monitoring-packages  ## start everything, publish traffic, show what came of it (Ctrl-C ends it)
-	@$(BIN)/python -m tests.demo
+	@$(BIN)/python -m deploy.local.demo
 
 up: $(BIN)/.installed system-packages  ## servers and fleet in the background; settings in .stack/env
-	@$(BIN)/python -m tests.stack up
+	@$(BIN)/python -m deploy.local up
 
 down: $(BIN)/.installed  ## stop what `make up` started
-	@$(BIN)/python -m tests.stack down
+	@$(BIN)/python -m deploy.local down
 
 test: $(BIN)/.installed system-packages monitoring-packages  ## every test, against real servers it starts itself
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -39,15 +39,15 @@ clean: down  ## remove what the targets above made
 # Again whenever the lock changes.
 $(BIN)/.installed: requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || sh tests/stack/install.sh python3-venv
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || sh deploy/local/install.sh python3-venv
 	@echo "installing Python packages into .venv"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
 system-packages:
-	@[ -n "$$RABBITMQ_URL" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || sh tests/stack/install.sh rabbitmq-server
+	@[ -n "$$RABBITMQ_URL" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || sh deploy/local/install.sh rabbitmq-server
 
 monitoring-packages:
 	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null \
-		|| sh tests/stack/install.sh prometheus prometheus-alertmanager
+		|| sh deploy/local/install.sh prometheus prometheus-alertmanager

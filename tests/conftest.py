@@ -17,8 +17,8 @@ import pika
 import pytest
 import redis
 
-from tests.stack import containers
-from tests.stack.local import LocalStack, migrate
+from deploy.local import containers
+from deploy.local.stack import LocalStack, migrate
 
 _numbers = itertools.count(1)
 _TEMPLATE = "template_analytics"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.books import Books
+from deploy.local.books import Books
+from deploy.local.traffic import Publisher
 from tests.conftest import TestBroker, TestDatabase
-from tests.fleet import Fleet
-from tests.traffic import Publisher
+from tests.support.fleet import Fleet
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.api import wait_until
-from tests.fleet import ROOT
-from tests.monitoring.dashboards import SQL, panels, promql, sql
-from tests.monitoring.rules import alerts, shortened_expression
-from tests.monitoring.scene import DIVISOR, MODELS, ORG, PROCESSES, Scene, monitored_fleet
-from tests.stack.local import LocalStack
-from tests.traffic import Router, encode
+from deploy.local.alert_rules import alerts, shortened_expression
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack
+from deploy.local.traffic import Router, encode
+from tests.support.dashboards import SQL, panels, promql, sql
+from tests.support.fleet import ROOT
+from tests.support.monitored import DIVISOR, MODELS, ORG, PROCESSES, Scene, monitored_fleet
 
 PANELS = {f"{name}: {panel['title']}": panel for name, panel in panels()}
 SQL_PANELS = {title: panel for title, panel in PANELS.items() if panel["datasource"]["type"] == SQL}

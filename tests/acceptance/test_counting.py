@@ -7,10 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from tests.acceptance.books import Books
-from tests.api import Api, wait_until
-from tests.fleet import Fleet
-from tests.traffic import Event, Expected, Publisher, Router, encode
+from deploy.local.api import Api, wait_until
+from deploy.local.books import Books
+from deploy.local.traffic import Event, Expected, Publisher, Router, encode
+from tests.support.fleet import Fleet
 
 MakePublisher = Callable[[], Publisher]
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from tests.acceptance.books import Books
-from tests.api import Api
-from tests.fleet import Fleet
-from tests.traffic import Publisher, Router, encode, org
+from deploy.local.api import Api
+from deploy.local.books import Books
+from deploy.local.traffic import Publisher, Router, encode, org
+from tests.support.fleet import Fleet
 
 MakePublisher = Callable[[], Publisher]
 

@@ -17,9 +17,9 @@ import psycopg2
 import pytest
 import urllib3
 
-from tests.api import wait_until
+from deploy.local.api import wait_until
 from tests.conftest import TestDatabase
-from tests.fleet import Fleet, Process
+from tests.support.fleet import Fleet, Process
 
 ORG = str(uuid.uuid4())
 USAGE = f"/analytics/v1/orgs/{ORG}/usage?start=2026-11-01T00:00:00Z&end=2026-11-02T00:00:00Z"

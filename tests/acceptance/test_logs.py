@@ -6,11 +6,11 @@ from typing import Any
 
 import pika
 
-from tests.acceptance.books import Books
-from tests.api import ADMIN
+from deploy.local.api import ADMIN
+from deploy.local.books import Books
+from deploy.local.traffic import Router, encode, org
 from tests.conftest import TestBroker
-from tests.fleet import Fleet, Process
-from tests.traffic import Router, encode, org
+from tests.support.fleet import Fleet, Process
 
 
 def lines(process: Process) -> list[dict[str, Any]]:

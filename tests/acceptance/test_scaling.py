@@ -13,13 +13,13 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
-from tests.acceptance.books import Books
-from tests.api import Api, wait_until
+from deploy.local.api import Api, wait_until
+from deploy.local.books import Books
+from deploy.local.machine import postgres_folder
+from deploy.local.traffic import Event, Expected, Publisher, Router, encode, org
 from tests.conftest import TestDatabase
-from tests.deployment import ROOT, build, connections, objects
-from tests.fleet import Fleet, Process
-from tests.stack.machine import postgres_folder
-from tests.traffic import Event, Expected, Publisher, Router, encode, org
+from tests.support.deployment import ROOT, build, connections, objects
+from tests.support.fleet import Fleet, Process
 
 MakePublisher = Callable[[], Publisher]
 

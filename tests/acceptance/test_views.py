@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.acceptance.books import Books
-from tests.api import Api, wait_until
-from tests.fleet import Fleet
-from tests.traffic import Publisher, Router, encode, org
+from deploy.local.api import Api, wait_until
+from deploy.local.books import Books
+from deploy.local.traffic import Publisher, Router, encode, org
+from tests.support.fleet import Fleet
 
 MakePublisher = Callable[[], Publisher]
 

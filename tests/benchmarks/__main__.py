@@ -15,9 +15,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from deploy.local.stack import ROOT, LocalStack
 from tests.benchmarks.place import TEMPLATE
 from tests.benchmarks.rows import BenchRow
-from tests.stack.local import ROOT, LocalStack
 
 BENCHMARKS = ("drain", "batches", "flood", "freshness", "reads", "exports", "flat")
 """Modules of this package, each with run(stack, say) that returns its rows."""

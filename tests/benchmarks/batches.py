@@ -10,12 +10,12 @@ import time
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack, Say
+from deploy.local.traffic import Publisher, Router, encode
 from shared.events import decode_event
-from tests.api import wait_until
 from tests.benchmarks.place import Place
 from tests.benchmarks.rows import BenchRow
-from tests.stack.local import LocalStack, Say
-from tests.traffic import Publisher, Router, encode
 
 EVENTS = 200_000
 EVENTS_A_MESSAGE = 100

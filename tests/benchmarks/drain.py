@@ -8,11 +8,11 @@ limit acknowledges each message; the note compares with one that does so by the 
 
 from datetime import UTC, datetime, timedelta
 
-from tests.api import wait_until
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack, Say
+from deploy.local.traffic import Publisher, Router, encode
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
-from tests.stack.local import LocalStack, Say
-from tests.traffic import Publisher, Router, encode
 
 MESSAGES = 200_000
 ROUNDS = 2

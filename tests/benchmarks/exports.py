@@ -13,16 +13,16 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from deploy.local import machine
+from deploy.local.api import Api, wait_until
+from deploy.local.stack import LocalStack, Say
+from deploy.local.traffic import org
 from shared.buckets import rfc3339
 from shared.object_store import ObjectStore
 from shared.settings import ObjectStoreSettings, load
 from shared.statements import load_statements
-from tests.api import Api, wait_until
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
-from tests.stack import machine
-from tests.stack.local import LocalStack, Say
-from tests.traffic import org
 
 MODELS = 1_345
 HOURS = 31 * 24

@@ -7,11 +7,11 @@ this weighs about what it does in operation.
 
 from datetime import UTC, datetime, timedelta
 
-from tests.api import wait_until
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack, Say
+from deploy.local.traffic import Publisher, Router, encode
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
-from tests.stack.local import LocalStack, Say
-from tests.traffic import Publisher, Router, encode
 
 STORED = 10_000_000
 EVENTS = 600_000

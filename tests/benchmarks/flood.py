@@ -7,11 +7,11 @@ ones and 5,000 invalid ones, and has to take them all.
 import random
 from datetime import UTC, datetime, timedelta
 
-from tests.api import wait_until
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack, Say
+from deploy.local.traffic import Publisher, Router, encode
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
-from tests.stack.local import LocalStack, Say
-from tests.traffic import Publisher, Router, encode
 
 LARGE, SMALL, INVALID = 60, 60_000, 5_000
 LIMIT_MB = 150

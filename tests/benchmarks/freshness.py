@@ -5,11 +5,11 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-from tests.api import Api
+from deploy.local.api import Api
+from deploy.local.stack import LocalStack, Say
+from deploy.local.traffic import Publisher, Router, encode, org
 from tests.benchmarks.place import Place
 from tests.benchmarks.rows import BenchRow
-from tests.stack.local import LocalStack, Say
-from tests.traffic import Publisher, Router, encode, org
 
 RATE = 3_000
 SECONDS = 60

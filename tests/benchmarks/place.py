@@ -11,10 +11,10 @@ from typing import Self
 
 import pika
 
+from deploy.local.stack import LocalStack
 from shared.amqp import Topology, declare
-from tests.fleet import ROOT, Fleet, Process
-from tests.seed import connect
-from tests.stack.local import LocalStack
+from tests.support.fleet import ROOT, Fleet, Process
+from tests.support.seed import connect
 
 TEMPLATE = "benchmark_template"
 

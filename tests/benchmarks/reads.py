@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 
 from psycopg2.extensions import connection
 
+from deploy.local.stack import LocalStack, Say
+from deploy.local.traffic import org
 from shared.buckets import bucket_start, rfc3339
 from shared.statements import load_statements
 from tests.benchmarks.place import Place
 from tests.benchmarks.rows import BenchRow
-from tests.seed import connect
-from tests.stack.local import LocalStack, Say
-from tests.traffic import org
+from tests.support.seed import connect
 
 ORGS = 250
 MODELS = 20

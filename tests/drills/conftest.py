@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.local import LocalStack
+from deploy.local.stack import LocalStack
 
 
 @pytest.fixture

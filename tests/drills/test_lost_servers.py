@@ -15,12 +15,12 @@ from pathlib import Path
 import pika.exceptions
 import urllib3
 
-from tests.acceptance.books import Books
-from tests.api import ADMIN, Api, wait_until
-from tests.fleet import Fleet, Process
-from tests.stack.local import LocalStack
-from tests.stack.servers import Server
-from tests.traffic import Event, Expected, Publisher, Router, encode, org
+from deploy.local.api import ADMIN, Api, wait_until
+from deploy.local.books import Books
+from deploy.local.servers import Server
+from deploy.local.stack import LocalStack
+from deploy.local.traffic import Event, Expected, Publisher, Router, encode, org
+from tests.support.fleet import Fleet, Process
 
 # The gateway's own limits: 2 s for a connection, 7 s for a statement, twice for one that was dead.
 _ANSWER_DEADLINE_SECONDS = 20

@@ -7,9 +7,9 @@ import pytest
 from psycopg2.extensions import connection
 
 from tests.conftest import TestBroker, TestDatabase
-from tests.exports import Exports, open_exports
-from tests.integration.ingestion import Ingestion
-from tests.seed import connect
+from tests.support.exports import Exports, open_exports
+from tests.support.ingestion import Ingestion
+from tests.support.seed import connect
 
 
 @pytest.fixture

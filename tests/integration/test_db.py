@@ -10,7 +10,7 @@ from shared.db import Database, Pool
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable
 from shared.migrate import check_schema
 from tests.conftest import TestDatabase
-from tests.tcp_proxy import TcpProxy
+from tests.support.tcp_proxy import TcpProxy
 
 
 def answer(database: Database) -> int:

@@ -17,9 +17,9 @@ from shared.db import Database
 from shared.errors import ObjectStoreRefused, ObjectStoreUnavailable
 from shared.object_store import ObjectStore
 from shared.settings import ObjectStoreSettings, load
-from tests.exports import START, Exports, Row, insert_many
-from tests.fleet import Fleet, Process
-from tests.tcp_proxy import TcpProxy
+from tests.support.exports import START, Exports, Row, insert_many
+from tests.support.fleet import Fleet, Process
+from tests.support.tcp_proxy import TcpProxy
 
 HOURLY = {"granularity": "hourly", "window_end": START + timedelta(days=31)}
 # With names of 200 characters: a file of more than one part.

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.exports import ORG, OTHER_ORG, START, Exports, Rollup, insert_rollups
+from tests.support.exports import ORG, OTHER_ORG, START, Exports, Rollup, insert_rollups
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

@@ -12,7 +12,7 @@ import pytest
 from export_worker.jobs import Job, Jobs
 from shared.db import Database
 from shared.errors import DatabaseUnavailable
-from tests.exports import ORG, OTHER_ORG, SQL, START, Exports, Row, asked
+from tests.support.exports import ORG, OTHER_ORG, SQL, START, Exports, Row, asked
 
 LEASE = timedelta(seconds=30)
 RESULT = {"row_count": 1, "checksum": "0" * 64, "size_bytes": 2, "data_as_of": START, "object_key": "key"}

@@ -22,7 +22,7 @@ from shared.object_store import ObjectStore
 from shared.process import Stop
 from shared.settings import ObjectStoreSettings, load
 from tests.conftest import TestDatabase
-from tests.exports import (
+from tests.support.exports import (
     ORG,
     OTHER_ORG,
     START,
@@ -32,7 +32,7 @@ from tests.exports import (
     insert_many,
     insert_rollups,
 )
-from tests.fleet import ROOT
+from tests.support.fleet import ROOT
 
 RETENTION = timedelta(days=90)
 

@@ -8,12 +8,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.traffic import Event, Router, org
 from rollup_worker.rollups import Rollups
 from shared.db import Database
 from shared.metrics import RollupMetrics
 from tests.conftest import TestDatabase
-from tests.seed import connect, insert_batch
-from tests.traffic import Event, Router, org
+from tests.support.seed import connect, insert_batch
 
 RUNBOOK = """
 SELECT org_id, model_id, last_event_at, last_rollup_at, lag_seconds, status

@@ -11,9 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from psycopg2.extensions import connection
 
+from deploy.local.traffic import MODELS, Router, org
 from shared.buckets import bucket_start
 from shared.statements import load_statements
-from tests.integration.gateway_app import (
+from tests.support.gateway_app import (
     ADMIN,
     DOCUMENT,
     OWNER,
@@ -22,8 +23,7 @@ from tests.integration.gateway_app import (
     read,
     zulu,
 )
-from tests.seed import insert_batch
-from tests.traffic import MODELS, Router, org
+from tests.support.seed import insert_batch
 
 NOW = datetime(2026, 11, 20, 10, 17, 23, 456789, tzinfo=UTC)
 EXACT = Context(prec=200)

@@ -3,8 +3,9 @@
 import pytest
 from psycopg2.extensions import connection
 
+from deploy.local.traffic import org
 from gateway.usage import UsageResource
-from tests.integration.gateway_app import (
+from tests.support.gateway_app import (
     ADMIN,
     OWNER,
     PREFIX,
@@ -13,7 +14,6 @@ from tests.integration.gateway_app import (
     assert_problem,
     read,
 )
-from tests.traffic import org
 
 MINE = f"{PREFIX}/orgs/{org(0)}/usage"
 THEIRS = f"{PREFIX}/orgs/{org(1)}/usage"

@@ -8,10 +8,10 @@ import pytest
 import urllib3
 from falcon import testing
 
+from deploy.local.traffic import org
 from shared.clock import utc_now
-from tests.exports import START, Exports, Rollup, insert_rollups
-from tests.integration.gateway_app import ADMIN, PREFIX, Gateway, assert_problem, read
-from tests.traffic import org
+from tests.support.exports import START, Exports, Rollup, insert_rollups
+from tests.support.gateway_app import ADMIN, PREFIX, Gateway, assert_problem, read
 
 ALL = ",".join(f"analytics:exports:{action}" for action in ("create", "read", "download"))
 ACTOR = {"X-Actor-Subject": "finance", "X-Actor-Roles": ALL, "X-Actor-Orgs": org(0)}

@@ -13,15 +13,15 @@ from falcon import testing
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.traffic import Router, org
 from gateway import reads
 from shared.metrics import GatewayMetrics
 from shared.statements import load_statements
 from tests.conftest import TestDatabase
-from tests.fleet import free_port
-from tests.integration.gateway_app import ADMIN, PREFIX, Gateway, assert_problem
-from tests.seed import connect, insert_batch
-from tests.tcp_proxy import TcpProxy
-from tests.traffic import Router, org
+from tests.support.fleet import free_port
+from tests.support.gateway_app import ADMIN, PREFIX, Gateway, assert_problem
+from tests.support.seed import connect, insert_batch
+from tests.support.tcp_proxy import TcpProxy
 
 NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
 LAG_SECONDS = 400

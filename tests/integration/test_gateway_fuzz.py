@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.gateway_app import DOCUMENT, PREFIX, Gateway
-from tests.traffic import org
+from deploy.local.traffic import org
+from tests.support.gateway_app import DOCUMENT, PREFIX, Gateway
 
 # gunicorn passes on header values as Latin-1 without NUL, CR and LF.
 header_values = st.text(st.characters(max_codepoint=255, exclude_characters="\0\r\n"), max_size=60)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.gateway_app import PREFIX, Gateway, assert_problem, read
-from tests.traffic import Event, Router, encode
+from deploy.local.traffic import Event, Router, encode
+from tests.support.gateway_app import PREFIX, Gateway, assert_problem, read
 
 NOW = datetime(2026, 11, 20, 10, tzinfo=UTC)
 MOST_BYTES = 1024 * 1024

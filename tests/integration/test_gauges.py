@@ -8,14 +8,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.traffic import MODELS, Event, Router, org
 from rollup_worker.gauges import Gauges
 from rollup_worker.rollups import Rollups
 from shared.db import Database
 from shared.latency_histogram import PERCENTILES
 from shared.metrics import RollupMetrics
 from tests.conftest import TestDatabase
-from tests.seed import insert_batch
-from tests.traffic import MODELS, Event, Router, org
+from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)

@@ -15,12 +15,12 @@ import psutil
 import pytest
 from psycopg2.extensions import connection
 
+from deploy.local.traffic import Event, Router, org
 from gateway.app import create_app
 from gateway.incidents import COLUMNS, IncidentExporter, IncidentRequest
 from shared.settings import GatewaySettings, load
 from tests.conftest import TestDatabase
-from tests.seed import insert_batch
-from tests.traffic import Event, Router, org
+from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 START = NOW - timedelta(hours=2)

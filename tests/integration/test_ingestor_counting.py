@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
-from tests.api import wait_until
+from deploy.local.api import wait_until
+from deploy.local.traffic import Event, Router, encode
 from tests.conftest import TestDatabase
-from tests.integration.ingestion import Ingestion, metric, results
-from tests.traffic import Event, Router, encode
+from tests.support.ingestion import Ingestion, metric, results
 
 NOW = datetime.now(UTC)
 MESSAGE_LIMIT_BYTES = 1024 * 1024

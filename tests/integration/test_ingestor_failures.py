@@ -10,14 +10,14 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection
 
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack, migrate
+from deploy.local.traffic import Event, Router, encode
 from shared.amqp import declare
-from tests.api import wait_until
 from tests.conftest import TestBroker, TestDatabase
-from tests.fleet import Process
-from tests.integration.ingestion import Ingestion, hold_key, results, wait_until_waiting
-from tests.stack.local import LocalStack, migrate
-from tests.tcp_proxy import TcpProxy
-from tests.traffic import Event, Router, encode
+from tests.support.fleet import Process
+from tests.support.ingestion import Ingestion, hold_key, results, wait_until_waiting
+from tests.support.tcp_proxy import TcpProxy
 
 NOW = datetime.now(UTC)
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from deploy.local.traffic import Router, encode
 from shared.amqp import persistent
 from tests.conftest import TestBroker
-from tests.fleet import ROOT
-from tests.integration.ingestion import Ingestion
-from tests.traffic import Router, encode
+from tests.support.fleet import ROOT
+from tests.support.ingestion import Ingestion
 
 NOW = datetime.now(UTC)
 LONG_AGO = "2026-01-02T03:04:05Z"

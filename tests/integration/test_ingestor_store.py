@@ -9,15 +9,15 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection
 
+from deploy.local.traffic import Event, Router, encode
 from ingestor.batch import Batch, Message
 from ingestor.store import BatchStore, Outcome
 from shared.amqp import Delivery
 from shared.errors import DatabaseUnavailable
 from shared.statements import load_statements
 from tests.conftest import TestDatabase
-from tests.integration.ingestion import hold_key, wait_until_waiting
-from tests.tcp_proxy import TcpProxy
-from tests.traffic import Event, Router, encode
+from tests.support.ingestion import hold_key, wait_until_waiting
+from tests.support.tcp_proxy import TcpProxy
 
 SQL = load_statements("ingest.sql")
 NOW = datetime.now(UTC)

@@ -12,14 +12,14 @@ import pytest
 from psycopg2.extensions import connection
 
 import shared.migrate
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack
+from deploy.local.traffic import Router
 from shared.db import Database
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseUnavailable, SchemaOutdated
 from shared.migrate import Migration, check_schema, migrate, migrations
-from tests.api import wait_until
 from tests.conftest import TestDatabase
-from tests.seed import connect, insert_batch
-from tests.stack.local import LocalStack
-from tests.traffic import Router
+from tests.support.seed import connect, insert_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = [migration.version for migration in migrations()]

@@ -12,6 +12,7 @@ import falcon.testing
 import pytest
 from prometheus_client import CollectorRegistry
 
+from deploy.local.traffic import Event, Router, org
 from gateway.app import create_app
 from rollup_worker.rollups import Rollups
 from shared.buckets import bucket_start, rfc3339
@@ -19,8 +20,7 @@ from shared.db import Database
 from shared.metrics import RollupMetrics
 from shared.settings import GatewaySettings, load
 from tests.conftest import TestDatabase
-from tests.seed import connect, insert_batch
-from tests.traffic import Event, Router, org
+from tests.support.seed import connect, insert_batch
 
 NOW = datetime.now(UTC)
 HOURS = 6

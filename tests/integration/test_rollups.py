@@ -12,6 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.books import Books
+from deploy.local.traffic import Event, Expected, Router
 from rollup_worker.rollups import Rollups
 from rollup_worker.verify import Window, rebuild, verify
 from shared.buckets import bucket_start
@@ -19,10 +21,8 @@ from shared.db import Database
 from shared.errors import AnalyticsError, DependencyError
 from shared.latency_histogram import PERCENTILES, add, bin_of, percentile_ms
 from shared.metrics import RollupMetrics
-from tests.acceptance.books import Books
 from tests.conftest import TestBroker, TestDatabase
-from tests.seed import insert_batch
-from tests.traffic import Event, Expected, Router
+from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC)
 

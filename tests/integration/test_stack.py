@@ -20,16 +20,16 @@ import psycopg2
 import pytest
 import redis
 
-from tests.stack import containers
-from tests.stack.local import ROOT, LocalStack
-from tests.stack.machine import StackError
+from deploy.local import containers
+from deploy.local.machine import StackError
+from deploy.local.stack import ROOT, LocalStack
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 _LAUNCH = """
 import json, sys
 from pathlib import Path
-from tests.stack.local import LocalStack
+from deploy.local.stack import LocalStack
 
 stack = LocalStack(Path(sys.argv[1]), environ={}).start()
 print(json.dumps(stack.settings), flush=True)

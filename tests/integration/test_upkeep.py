@@ -11,6 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.api import wait_until
+from deploy.local.traffic import Event, Router
 from rollup_worker import upkeep as upkeep_module
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import DAYS_AHEAD, Upkeep
@@ -20,10 +22,8 @@ from shared.errors import DatabaseBusy
 from shared.metrics import RollupMetrics
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
-from tests.api import wait_until
 from tests.conftest import TestDatabase
-from tests.seed import connect, insert_batch
-from tests.traffic import Event, Router
+from tests.support.seed import connect, insert_batch
 
 NOW = datetime.now(UTC)
 TODAY = bucket_start(NOW, "day")

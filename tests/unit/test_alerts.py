@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.monitoring.rules import CASES_FILE, RULES_FILE, alerts, load, seconds, shortened
+from deploy.local.alert_rules import CASES_FILE, RULES_FILE, alerts, load, seconds, shortened
 
 RUNBOOK = "https://docs.ai-aas.local/analytics/runbook.md"
 RUNBOOK_FILE = RULES_FILE.parents[2] / "docs" / "runbook.md"

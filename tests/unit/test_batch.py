@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pika
 import pytest
 
+from deploy.local.traffic import Event, Router, encode
 from ingestor.batch import BATCH_BYTES, Batch, Message, Prefetch
 from shared.amqp import Delivery
-from tests.traffic import Event, Router, encode
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

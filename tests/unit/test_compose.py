@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.local.containers import IMAGES
+from deploy.local.stack import PROCESS_ROLES
 from shared.settings import (
     ExportWorkerSettings,
     GatewaySettings,
@@ -18,10 +20,8 @@ from shared.settings import (
     RollupWorkerSettings,
     load,
 )
-from tests.deployment import K8S, ROOT, workloads
-from tests.fleet import procfile
-from tests.stack.containers import IMAGES
-from tests.stack.local import PROCESS_ROLES
+from tests.support.deployment import K8S, ROOT, workloads
+from tests.support.fleet import procfile
 
 SETTINGS: dict[str, type[Any]] = {
     "gateway": GatewaySettings,

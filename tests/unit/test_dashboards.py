@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.monitoring.dashboards import SQL, dashboards, panels
-from tests.monitoring.rules import alerts
+from deploy.local.alert_rules import alerts
+from tests.support.dashboards import SQL, dashboards, panels
 
 DASHBOARDS = dashboards()
 PANELS = {f"{name}: {panel['title']}": panel for name, panel in panels()}

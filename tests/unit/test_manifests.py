@@ -31,7 +31,7 @@ from shared.settings import (
     ScheduleMonthlySettings,
     load,
 )
-from tests.deployment import (
+from tests.support.deployment import (
     OVERLAYS,
     ROOT,
     Object,
@@ -42,7 +42,7 @@ from tests.deployment import (
     workload,
     workloads,
 )
-from tests.fleet import procfile
+from tests.support.fleet import procfile
 
 SETTINGS: dict[str, type[Any]] = {
     "analytics-gateway": GatewaySettings,

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from shared.settings import ExportWorkerSettings, IngestorSettings, load
-from tests.deployment import K8S, OVERLAYS, ROOT, Object, build, connections, objects, workloads
+from tests.support.deployment import K8S, OVERLAYS, ROOT, Object, build, connections, objects, workloads
 
 PRODUCTION = ("production", "production-hpa")
 OPERATIONS = ROOT / "docs/operations.md"

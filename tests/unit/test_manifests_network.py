@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.deployment import OVERLAYS, build, objects, workload, workloads
+from tests.support.deployment import OVERLAYS, build, objects, workload, workloads
 
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 

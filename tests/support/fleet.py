@@ -12,9 +12,9 @@ from typing import Self
 
 import urllib3
 
-from tests.stack.machine import free_ports
+from deploy.local.machine import free_ports
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 _http = urllib3.PoolManager(retries=False, timeout=10)
 

@@ -14,10 +14,10 @@ import yaml
 from falcon import testing
 from jsonschema import Draft202012Validator, FormatChecker
 
+from deploy.local.traffic import org
 from gateway.app import create_app
 from shared.clock import Clock, utc_now
 from shared.settings import GatewaySettings, load
-from tests.traffic import org
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = yaml.safe_load((ROOT / "gateway" / "openapi.yaml").read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tests.monitoring.rules import MONITORING
+from deploy.local.alert_rules import MONITORING
 
 FILES = sorted((MONITORING / "dashboards").glob("*.json"))
 SQL = "grafana-postgresql-datasource"

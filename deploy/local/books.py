@@ -10,8 +10,8 @@ from typing import Any
 import pika
 import psycopg2
 
-from tests.api import Api, wait_until
-from tests.traffic import Event, Expected, Sums
+from deploy.local.api import Api, wait_until
+from deploy.local.traffic import Event, Expected, Sums
 
 _SUMS = (
     "SELECT org_id::text, model_id, sum(invocations), sum(errors), sum(input_tokens), sum(output_tokens),"

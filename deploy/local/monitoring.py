@@ -11,9 +11,9 @@ from typing import Any, Self
 import urllib3
 import yaml
 
-from tests.fleet import free_port
-from tests.monitoring.rules import shortened
-from tests.stack import servers
+from deploy.local import servers
+from deploy.local.alert_rules import shortened
+from deploy.local.machine import free_ports
 
 _INTERVAL = "1s"
 
@@ -56,7 +56,7 @@ class Monitoring:
     def __init__(self, folder: Path, targets: Mapping[str, str], *, divisor: int) -> None:
         self.webhook = Webhook()
         self._folder = folder
-        alertmanager, prometheus = free_port(), free_port()
+        alertmanager, prometheus = free_ports(2)
         self.url = f"http://127.0.0.1:{prometheus}"
         self._servers: list[servers.Server] = []
         (folder / "alerts.yaml").write_text(shortened(divisor))

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.acceptance.books import Books
-from tests.api import Api, wait_until
+from deploy.local.alert_rules import shortened_expression
+from deploy.local.api import Api, wait_until
+from deploy.local.books import Books
+from deploy.local.monitoring import Monitoring
+from deploy.local.stack import LocalStack
+from deploy.local.traffic import Publisher, Router, encode, org
 from tests.conftest import TestBroker
-from tests.fleet import Fleet
-from tests.monitoring.rules import shortened_expression
-from tests.monitoring.servers import Monitoring
-from tests.stack.local import LocalStack
-from tests.traffic import Publisher, Router, encode, org
+from tests.support.fleet import Fleet
 
 PROCESSES = ("gateway", "ingestor", "rollup_worker", "export_worker")
 ORG = org(0)

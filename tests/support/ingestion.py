@@ -8,12 +8,12 @@ from typing import Any
 import pika
 from psycopg2.extensions import connection
 
+from deploy.local.api import wait_until
+from deploy.local.books import Books
+from deploy.local.traffic import Event
 from shared.amqp import Topology, declare, persistent
-from tests.acceptance.books import Books
-from tests.api import wait_until
 from tests.conftest import TestBroker, TestDatabase
-from tests.fleet import Fleet, Process
-from tests.traffic import Event
+from tests.support.fleet import Fleet, Process
 
 
 class Ingestion:

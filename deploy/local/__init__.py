@@ -1,6 +1,6 @@
 """The local servers: real PostgreSQL, RabbitMQ, Redis (Valkey) and S3 (SeaweedFS) on loopback.
 
-`python -m tests.stack up` and `down` run them with the fleet in the background, `run` in the
+`python -m deploy.local up` and `down` run them with the fleet in the background, `run` in the
 foreground. Tests use the same launcher through the fixtures of tests/conftest.py.
 
 Each server runs as an ordinary user below a guard (guard.py) that ends it when the launcher ends,

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg2
 from psycopg2 import sql
 
-from tests.stack import containers, machine, servers
-from tests.stack.containers import ContainerServer
-from tests.stack.machine import StackError
-from tests.stack.servers import Server
+from deploy.local import containers, machine, servers
+from deploy.local.containers import ContainerServer
+from deploy.local.machine import StackError
+from deploy.local.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 

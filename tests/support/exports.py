@@ -24,7 +24,7 @@ from shared.process import Stop
 from shared.settings import ExportWorkerSettings, ObjectStoreSettings, load
 from shared.statements import load_statements
 from tests.conftest import TestDatabase
-from tests.fleet import free_port
+from tests.support.fleet import free_port
 
 ORG = "00000000-0000-4000-8000-00000000000a"
 OTHER_ORG = "00000000-0000-4000-8000-00000000000b"

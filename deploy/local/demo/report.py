@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tests.stack import machine
+from deploy.local import machine
 
 
 def _shown(value: object) -> str:

@@ -11,9 +11,9 @@ from typing import Self
 
 import urllib3
 
-from tests.stack import machine, servers
-from tests.stack.local import ROOT, LocalStack, Say
-from tests.stack.machine import StackError
+from deploy.local import machine, servers
+from deploy.local.machine import StackError
+from deploy.local.stack import ROOT, LocalStack, Say
 
 STATE = ROOT / ".stack"
 ENV_FILE = STATE / "env"

@@ -14,7 +14,7 @@ from gateway.incidents import _CONNECTIONS as INCIDENT_CONNECTIONS
 from gateway.reads import POOL_SIZE
 from ingestor.writer import WRITERS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("development", "production", "production-hpa")
 

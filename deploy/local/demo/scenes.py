@@ -13,14 +13,14 @@ from decimal import Decimal
 
 import urllib3
 
+from deploy.local.api import Api, wait_until
+from deploy.local.books import Books
+from deploy.local.demo.report import Report
+from deploy.local.launcher import STATE
+from deploy.local.monitoring import Monitoring
+from deploy.local.stack import Say
+from deploy.local.traffic import MODELS, Expected, Publisher, Router, encode, org
 from shared.buckets import rfc3339
-from tests.acceptance.books import Books
-from tests.api import Api, wait_until
-from tests.demo.report import Report
-from tests.monitoring.servers import Monitoring
-from tests.stack.fleet import STATE
-from tests.stack.local import Say
-from tests.traffic import MODELS, Expected, Publisher, Router, encode, org
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import psycopg2
 import redis
 import urllib3
 
-from tests.stack import machine
-from tests.stack.machine import StackError
+from deploy.local import machine
+from deploy.local.machine import StackError
 
 
 @dataclass

@@ -9,13 +9,13 @@ import signal
 import sys
 from datetime import UTC, datetime, timedelta
 
-from tests.acceptance.books import Books
-from tests.api import Api
-from tests.demo.report import Report
-from tests.demo.scenes import SCENES, Stage
-from tests.stack.__main__ import say
-from tests.stack.fleet import LocalFleet
-from tests.stack.machine import StackError
+from deploy.local.__main__ import say
+from deploy.local.api import Api
+from deploy.local.books import Books
+from deploy.local.demo.report import Report
+from deploy.local.demo.scenes import SCENES, Stage
+from deploy.local.launcher import LocalFleet
+from deploy.local.machine import StackError
 
 
 def main() -> int:

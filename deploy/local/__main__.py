@@ -1,8 +1,8 @@
 """Runs the servers and the fleet on this machine.
 
-python -m tests.stack run     in the foreground, until Ctrl-C
-python -m tests.stack up      in the background; the settings are in .stack/env
-python -m tests.stack down    stop what up started
+python -m deploy.local run     in the foreground, until Ctrl-C
+python -m deploy.local up      in the background; the settings are in .stack/env
+python -m deploy.local down    stop what up started
 """
 
 import os
@@ -13,9 +13,9 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from tests.stack.fleet import ENV_FILE, STATE, LocalFleet
-from tests.stack.local import ROOT
-from tests.stack.machine import StackError
+from deploy.local.launcher import ENV_FILE, STATE, LocalFleet
+from deploy.local.machine import StackError
+from deploy.local.stack import ROOT
 
 _PID_FILE = STATE / "pid"
 _READY_FILE = STATE / "ready"
@@ -72,7 +72,7 @@ def up() -> int:
     _READY_FILE.unlink(missing_ok=True)
     with _UP_LOG.open("w") as log:
         background = subprocess.Popen(
-            [sys.executable, "-m", "tests.stack", "run"],
+            [sys.executable, "-m", "deploy.local", "run"],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     shown = 0

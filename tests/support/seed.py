@@ -9,7 +9,7 @@ import psycopg2
 from psycopg2.extensions import connection, cursor
 from psycopg2.extras import execute_values
 
-from tests.traffic import Event
+from deploy.local.traffic import Event
 
 
 def connect(owner_url: str) -> connection:

@@ -20,8 +20,8 @@ from requests.exceptions import RequestException
 from testcontainers.core.config import ConnectionMode, testcontainers_config
 from testcontainers.core.container import DockerContainer
 
-from tests.stack import servers
-from tests.stack.machine import StackError
+from deploy.local import servers
+from deploy.local.machine import StackError
 
 IMAGES = {
     "PostgreSQL": "timescale/timescaledb:2.29.2-pg18",
