@@ -10,14 +10,13 @@ import msgspec
 import structlog
 import yaml
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.answers import has
 from gateway.authorize import PUBLIC
 from shared.db import Database
 from shared.errors import AnalyticsError, SchemaOutdated
-from shared.metrics import COMMIT, VERSION, GatewayMetrics
+from shared.metrics import COMMIT, VERSION, GatewayMetrics, exposition
 from shared.migrate import check_schema
 
 _PROBE_SECONDS = 3
@@ -80,8 +79,7 @@ class MetricsResource:
         """Answer in the format the scraper asks for."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
-        encode, resp.content_type = choose_encoder(req.get_header("Accept") or "")
-        resp.data = encode(registry)
+        resp.data, resp.content_type = exposition(registry, req.get_header("Accept"))
 
 
 class OpenApiResource:

@@ -5,8 +5,10 @@ other processes. Names without a process in them are those the runbook and the d
 """
 
 import os
+import re
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _EXPORT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -20,6 +22,8 @@ EXPORT_FAILURE_REASONS = (
     "claim_lost",
     "unexpected",
 )
+_VERSIONS = re.compile(r"version\s*=([^,;]*)")
+_FORMAT_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}", re.ASCII)
 _BATCH_EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10000, 20000)
 
 
@@ -278,3 +282,16 @@ class GatewayMetrics(CommonMetrics):
 
 VERSION = os.environ.get("BUILD_VERSION", "dev")
 COMMIT = os.environ.get("BUILD_COMMIT", "unknown")
+
+
+def exposition(registry: CollectorRegistry, accept: str | None) -> tuple[bytes, str]:
+    """Return a registry's metrics and their content type, in the format that a scraper's Accept asks for.
+
+    An Accept that names no version as versions are written gets the plain text format: the driver would
+    fail on it, or repeat it in the content type.
+    """
+    accept = accept or ""
+    if not all(_FORMAT_VERSION.fullmatch(version) for version in _VERSIONS.findall(accept)):
+        accept = ""
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
