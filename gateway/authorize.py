@@ -6,7 +6,7 @@ The rules, first match wins:
 3. a plain `analytics:...` role, and the organisation is in X-Actor-Orgs.
 4. a plain role without X-Actor-Orgs: refused under ORG_BINDING=strict, unbound under compat.
 5. anything else is refused.
-Cross-org and unbound reads are written to the audit log before they are answered (gateway/audit.py).
+Cross-org and unbound reads are written to the audit log before they are answered (gateway/access.py).
 """
 
 from collections.abc import Callable

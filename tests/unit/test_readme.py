@@ -1,12 +1,13 @@
-"""The README and the docs say what the code does: every setting, no dead link."""
+"""The documents say what the code does: every setting, every metric, no dead link, no missing file."""
 
 import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from shared import settings
+from shared import metrics, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 READERS = {
@@ -16,10 +17,34 @@ READERS = {
     "export worker": settings.ExportWorkerSettings,
     "migrate": settings.MigrateSettings,
 }
+EXPORTERS = {
+    "gateway": metrics.GatewayMetrics,
+    "ingestor": metrics.IngestorMetrics,
+    "rollup worker": metrics.RollupMetrics,
+    "export worker": metrics.ExportMetrics,
+}
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+FOLDERS = (
+    "gateway",
+    "ingestor",
+    "rollup_worker",
+    "export_worker",
+    "shared",
+    "sql",
+    "deploy",
+    "tests",
+    "k8s",
+    "docs",
+)
+FILE_NAME = re.compile(rf"\b(?:{'|'.join(FOLDERS)})/[\w./-]*\w\.(?:py|sql|sh|ya?ml|json|md)\b")
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
 
 
 def settings_table() -> list[str]:
-    """Return the lines the README's table of settings must have."""
+    """Return the lines that the table of settings must have."""
     rows: dict[str, tuple[list[str], str, list[str]]] = {}
     for reader, declared in READERS.items():
         for item in fields(declared):
@@ -35,17 +60,57 @@ def settings_table() -> list[str]:
     ]
 
 
-def test_the_readme_lists_every_setting_with_its_default() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def metrics_table() -> list[str]:
+    """Return the lines that the table of metrics must have."""
+    rows: dict[str, tuple[str, str, list[str]]] = {}
+    for exporter, declared in EXPORTERS.items():
+        registry = CollectorRegistry()
+        declared(registry)
+        # The registry's own record of its metrics: what it collects has no labels before the first sample.
+        for metric in set(registry._names_to_collectors.values()):
+            labels = ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ()))
+            for family in metric.collect():
+                name = family.name + ("_total" if family.type == "counter" else "")
+                row = rows.setdefault(name, (labels, f"{family.type} | {family.documentation}", []))
+                row[2].append(exporter)
+    return [
+        f"| `{name}` | {labels} | {kind_and_help} |"
+        f" {'all' if len(exporters) == len(EXPORTERS) else ', '.join(exporters)} |"
+        for name, (labels, kind_and_help, exporters) in sorted(rows.items())
+    ]
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
     wanted = "\n".join(settings_table())
-    assert wanted in readme, f"the table of settings must be:\n{wanted}"
+    assert wanted in read("docs/settings.md"), f"the table of docs/settings.md must be:\n{wanted}"
 
 
-@pytest.mark.parametrize(
-    "path", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
-)
+def test_every_metric_is_listed_with_its_labels_and_its_help_text() -> None:
+    wanted = "\n".join(metrics_table())
+    assert wanted in read("docs/metrics.md"), f"the table of docs/metrics.md must be:\n{wanted}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
 def test_every_link_to_a_file_leads_somewhere(path: str) -> None:
-    text = (ROOT / path).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", text)
+    links = re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", read(path))
     missing = [link for link in links if not ((ROOT / path).parent / link).exists()]
     assert missing == []
+
+
+def texts_that_name_files() -> list[str]:
+    """Return the files whose comments and sentences lead a reader to other files."""
+    kinds = {".py", ".sql", ".yaml", ".sh", ".md"}
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in kinds]
+    paths += [path for path in ROOT.glob("*") if path.name in {"README.md", "CONTRIBUTING.md", "Makefile"}]
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
+def test_every_file_that_a_text_names_is_there() -> None:
+    """The changelog may name what is gone; nothing else may."""
+    dead = {
+        f"{path} names {name}"
+        for path in texts_that_name_files()
+        for name in FILE_NAME.findall(read(path))
+        if "NNNN" not in name and not (ROOT / name).exists()
+    }
+    assert dead == set()
