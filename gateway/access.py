@@ -1,10 +1,12 @@
 """The middleware that lets requests through or refuses them, and writes the audit log.
 
 A resource names what its methods need in NEEDS. A read that crosses the line between organisations is
-written to analytics.audit_log after its answer is made and before it is sent: no row, no answer.
+written to analytics.audit_log after its answer is made and before it is sent: no row, no answer. A call
+that writes writes the row in its own transaction.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import falcon
@@ -21,13 +23,46 @@ from gateway.authorize import (
 from gateway.params import org_id
 from gateway.problems import Fault, Problem
 from gateway.reads import Reads
+from shared.db import Cursor
 from shared.statements import load_statements
 
 REPEATED_HEADERS = "X-Analytics-Repeated"
-"""The server's own header that names actor headers which arrived twice (gateway/server.py)."""
+"""The server's own header that names headers which arrived twice (gateway/server.py)."""
 
 _AUDITED = {Decision.CROSS_ORG, Decision.UNBOUND}
 _SQL = load_statements("audit.sql")
+
+
+def refuse_repeated(req: falcon.Request, *names: str) -> None:
+    """Raise Problem 400 that names those of the headers which the request has more than once."""
+    seen_twice = (req.get_header(REPEATED_HEADERS) or "").split(",")
+    repeated = [name for name in names if name.upper() in seen_twice]
+    if repeated:
+        raise Problem.invalid([Fault(field=name, reason="is given more than once") for name in repeated])
+
+
+def write_audit_row(cur: Cursor, req: falcon.Request) -> None:
+    """Write the audit row of a request that needs one, in the transaction of what it does."""
+    if not _is_audited(req):
+        return
+    _, roles, orgs = map(req.get_header, ACTOR_HEADERS)
+    cur.execute(
+        _SQL["write"],
+        {
+            "org_id": req.context.org_id,
+            "decision": req.context.decision.value,
+            "actor_subject": req.context.subject,
+            "actor_roles": roles,
+            "actor_orgs": orgs or "",
+            "method": req.method,
+            "path": req.path,
+            "request_id": req.context.request_id,
+        },
+    )
+
+
+def _is_audited(req: falcon.Request) -> bool:
+    return getattr(req.context, "decision", None) in _AUDITED
 
 
 class Resource(Protocol):
@@ -48,13 +83,10 @@ class Access:
         self, req: falcon.Request, _resp: falcon.Response, resource: Resource, params: dict[str, Any]
     ) -> None:
         """Raise Problem 400, 401 or 403, or note the decision and put the normal form of orgId."""
-        need = resource.NEEDS.get(req.method)
+        need = resource.NEEDS.get("GET" if req.method == "HEAD" else req.method)
         if need is None or need == PUBLIC:  # None: falcon answers 405 or OPTIONS by itself
             return
-        repeated = req.get_header(REPEATED_HEADERS)
-        if repeated:
-            names = repeated.split(",")
-            raise Problem.invalid([Fault(field=name, reason="is given more than once") for name in names])
+        refuse_repeated(req, *ACTOR_HEADERS)
         actor = read_actor(req.get_header) if self._enabled else NOBODY
         req.context.subject = actor.subject
         if "org_id" in params:
@@ -70,20 +102,6 @@ class Access:
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
-        """Write the audit row of an answer that shows another organisation's data."""
-        if getattr(req.context, "decision", None) not in _AUDITED or resp.status_code >= 400:
-            return
-        headers = dict(zip(("subject", "roles", "orgs"), map(req.get_header, ACTOR_HEADERS), strict=True))
-        self._reads.write(
-            _SQL["write"],
-            {
-                "org_id": req.context.org_id,
-                "decision": req.context.decision.value,
-                "actor_subject": req.context.subject,
-                "actor_roles": headers["roles"],
-                "actor_orgs": headers["orgs"] or "",
-                "method": req.method,
-                "path": req.path,
-                "request_id": req.context.request_id,
-            },
-        )
+        """Write the audit row of an answer that shows another organisation's data, unless it is written."""
+        if resp.status_code < 400 and _is_audited(req) and not getattr(req.context, "audited", False):
+            self._reads.transaction(partial(write_audit_row, req=req))

@@ -61,6 +61,8 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[
     }
     for path, resource in routes.items():
         _require_needs(resource)
+        if hasattr(resource, "on_get"):
+            resource.on_head = resource.on_get  # the body is dropped on its way out
         app.add_route(path, resource)
     return app
 

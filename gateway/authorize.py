@@ -63,7 +63,7 @@ def read_actor(header: Callable[[str], str | None]) -> Actor:
 
     Raises Problem: 401 when subject or roles are missing or blank, 400 when a header is malformed.
     """
-    subject, roles = (_trimmed(header(name)) for name in ACTOR_HEADERS[:2])
+    subject, roles = _trimmed(header("X-Actor-Subject")), _items(header("X-Actor-Roles") or "")
     missing = [name for name, value in zip(ACTOR_HEADERS, (subject, roles), strict=False) if not value]
     if missing:
         raise Problem(
@@ -79,7 +79,7 @@ def read_actor(header: Callable[[str], str | None]) -> Actor:
     orgs = _orgs(header("X-Actor-Orgs"), faults)
     if faults:
         raise Problem.invalid(faults)
-    return Actor(subject, frozenset(_ascii_lower(role) for role in _items(roles)), orgs)
+    return Actor(subject, frozenset(_ascii_lower(role) for role in roles), orgs)
 
 
 def _orgs(value: str | None, faults: list[Fault]) -> frozenset[str] | None:

@@ -20,6 +20,10 @@ class Correlation:
 
     def process_request(self, req: falcon.Request, _resp: falcon.Response) -> None:
         """Take the client's X-Request-ID if it is a fit one, else make one."""
+        self._begin(req)
+
+    @staticmethod
+    def _begin(req: falcon.Request) -> None:
         req.context.request_id = fit_id(req.get_header("X-Request-ID"))
         req.context.began = time.monotonic()
         structlog.contextvars.clear_contextvars()
@@ -29,6 +33,11 @@ class Correlation:
         self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
         """Count the request and write its line."""
+        if not hasattr(req.context, "request_id"):  # falcon refuses some methods before any middleware
+            self._begin(req)
+        if req.method == "HEAD" and resp.stream is not None:
+            resp.stream.close()  # type: ignore[union-attr]  # ours has close(), see incidents.py
+            resp.stream = iter(())
         resp.set_header("X-Request-ID", req.context.request_id)
         seconds = time.monotonic() - req.context.began
         # The template, not the path: paths are without number.

@@ -5,6 +5,7 @@ from typing import ClassVar
 import falcon
 
 from gateway.authorize import ANY_ACTOR
+from gateway.bodies import read_body
 from gateway.params import Params
 from gateway.problems import Fault, Problem
 from shared.clock import Clock
@@ -24,7 +25,7 @@ class ValidateResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Judge a message as the ingestor would; 204 when every event of it is valid."""
         Params(req.query_string).check()
-        faults = self._faults(req.stream.read(MAX_MESSAGE_BYTES + 1))
+        faults = self._faults(read_body(req, max_bytes=MAX_MESSAGE_BYTES))
         if faults:
             raise Problem.invalid(faults)
         resp.status = 204

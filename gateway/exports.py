@@ -2,20 +2,23 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import falcon
 
+from gateway.access import refuse_repeated, write_audit_row
 from gateway.answers import encode, send, zulu
 from gateway.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
+from gateway.bodies import read_object
 from gateway.params import Params
 from gateway.problems import Fault, Problem
 from gateway.reads import Reads
 from shared.buckets import rfc3339, widen
 from shared.clock import Clock
+from shared.db import Cursor
 from shared.event_text import instant, uuid_text
 from shared.object_store import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
@@ -51,21 +54,12 @@ class ExportsResource:
         Params(req.query_string).check()
         wanted = _wanted(req)
         wanted |= {"org_id": org_id, "requested_by": req.context.subject}
-        job = self._create(wanted)
+        job = self._reads.transaction(partial(_create, wanted=wanted, req=req))
+        req.context.audited = True
         resp.status = 202
         resp.location = f"{req.path}/{job['job_id']}"
         resp.content_type = falcon.MEDIA_JSON
         resp.data = encode(_shown(job))
-
-    def _create(self, wanted: dict[str, Any]) -> Job:
-        rows = self._reads.write(_SQL["create_job"], wanted)
-        if rows:
-            return _job(rows[0])
-        found = self._reads.rows(_SQL["find_job_by_key"], wanted)
-        if not found or not found[0][-1]:
-            detail = "This Idempotency-Key was used for another export; choose a new one."
-            raise Problem(422, detail, slug="idempotency-key-reused")
-        return _job(found[0])
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """List jobs, newest first."""
@@ -134,6 +128,24 @@ class DownloadResource:
         )
 
 
+def _create(cur: Cursor, wanted: dict[str, Any], req: falcon.Request) -> Job:
+    """Create the job, or find the one that the key's first request created; with its audit row."""
+    row = _first(cur, "find_job_by_key", wanted) if wanted["idempotency_key"] is not None else None
+    created = None if row else _first(cur, "create_job", wanted)
+    # No row: another request has just created it.
+    row = row or created or _first(cur, "find_job_by_key", wanted)
+    if row is None or not (created or row[-1]):
+        detail = "This Idempotency-Key was used for another export; choose a new one."
+        raise Problem(422, detail, slug="idempotency-key-reused")
+    write_audit_row(cur, req)
+    return _job(row)
+
+
+def _first(cur: Cursor, statement: str, parameters: dict[str, Any]) -> tuple[Any, ...] | None:
+    cur.execute(_SQL[statement], parameters)
+    return cur.fetchone()
+
+
 def _find(reads: Reads, org_id: str, job_id: str) -> Job:
     """Return an organisation's job. What is another's, or malformed, was never there."""
     try:
@@ -197,7 +209,8 @@ def _write_cursor(job: Job) -> str:
 def _wanted(req: falcon.Request) -> dict[str, Any]:
     """Read the body and the Idempotency-Key. Raises Problem that names every fault."""
     faults: list[Fault] = []
-    body = _object(req.stream.read(_MOST_BODY_BYTES + 1))
+    refuse_repeated(req, "Idempotency-Key")
+    body = read_object(req, max_bytes=_MOST_BODY_BYTES)
     for name in body.keys() - {"timeRange", "granularity", "models", "compression"}:
         faults.append(Fault(field=name[:100], reason="is not a field here"))  # noqa: PERF401  reads plainly
     granularity = _choice(body, "granularity", _GRAINS, "daily", faults)
@@ -213,24 +226,6 @@ def _wanted(req: falcon.Request) -> dict[str, Any]:
     if faults:
         raise Problem.invalid(faults)
     return wanted
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key is given twice")
-        return found
-
-    if len(body) > _MOST_BODY_BYTES:
-        raise Problem(413, f"The body has more than {_MOST_BODY_BYTES} bytes.")
-    try:
-        found = json.loads(body.decode(), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        raise Problem.invalid([Fault(field="", reason=f"the body is no JSON object: {error}")]) from error
-    if not isinstance(found, dict):
-        raise Problem.invalid([Fault(field="", reason="the body is no JSON object")])
-    return found
 
 
 def _choice(

@@ -34,6 +34,11 @@ limit_request_line = 8190
 limit_request_fields = 64
 limit_request_field_size = 32_768  # X-Actor-Orgs may name hundreds of organisations
 control_socket_disable = True
+# No header tells under which path, scheme or address this is reached: of those that a proxy before it
+# sets, only the actor's are believed, and they are the application's business.
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+os.environ.pop("SCRIPT_NAME", None)
 pre_request = server.mark_repeated_headers
 # gunicorn's own messages take the way of ours.
 logger_class = server.ServerLog

@@ -77,12 +77,19 @@ class Problem(Exception):
             "type": f"urn:problem:analytics:{self.slug}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
-            "detail": self.detail,
-            "instance": instance,
+            "detail": _utf8(self.detail),
+            "instance": _utf8(instance),
         }
         if self.faults:
-            document["errors"] = self.faults
+            document["errors"] = [
+                Fault(field=_utf8(fault["field"]), reason=_utf8(fault["reason"])) for fault in self.faults
+            ]
         return msgspec.json.encode(document)
+
+
+def _utf8(text: str) -> str:
+    """Write half a surrogate pair, which a client may send in JSON and UTF-8 cannot hold, as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def install(app: falcon.App[Any, Any]) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from shared.db import Database, Pool
+from shared.db import Cursor, Database, Pool
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
 
@@ -71,32 +71,31 @@ class Reads:
                     raise
                 return read(database)  # reading twice is harmless
 
-    def write(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own; return what it returns.
+    def transaction(self, work: Callable[[Cursor], T]) -> T:
+        """Do the work in one transaction and return what it returns: all of it is committed, or nothing.
 
-        Raises DatabaseUnavailable; then it may have been committed all the same.
+        The work may be done twice; what the first try did is then undone. Raises DatabaseUnavailable; if
+        that was at the commit, it may have been committed all the same.
         """
         with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
             try:
-                return self._commit(database, statement, parameters)
-            except _NotBegun:
-                return self._commit(database, statement, parameters)
+                return self._commit(database, work)
+            except _NotCommitted:
+                return self._commit(database, work)
 
-    def _commit(
-        self, database: Database, statement: str, parameters: Mapping[str, object]
-    ) -> list[tuple[Any, ...]]:
+    def _commit(self, database: Database, work: Callable[[Cursor], T]) -> T:
         began = time.monotonic()
-        executed = False
+        committing = False
         try:
             with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
-                cur.execute(statement, parameters)
-                executed = True
-                return cur.fetchall() if cur.description else []
+                done = work(cur)
+                committing = True
         except DatabaseUnavailable as error:
             self._count()
-            if executed or not _found_dead(error, began):
+            if committing or not _found_dead(error, began):
                 raise
-            raise _NotBegun(str(error)) from error
+            raise _NotCommitted(str(error)) from error
+        return done
 
     def _count(self) -> None:
         self._metrics.dependency_errors.labels(dependency="postgresql").inc()
@@ -110,5 +109,5 @@ def _found_dead(error: DatabaseUnavailable, began: float) -> bool:
     return not isinstance(error, DatabaseBusy) and time.monotonic() - began < _DEAD_WITHIN_SECONDS
 
 
-class _NotBegun(DatabaseUnavailable):
-    """The connection was dead before anything could be committed; doing it again is safe."""
+class _NotCommitted(DatabaseUnavailable):
+    """The connection was dead before the commit; doing it again is safe."""

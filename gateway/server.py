@@ -5,6 +5,7 @@ import selectors
 import socket
 import struct
 import time
+from collections import Counter
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +15,6 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import ThreadWorker
 
 from gateway.access import REPEATED_HEADERS
-from gateway.authorize import ACTOR_HEADERS
 from gateway.problems import Problem
 
 # A client may keep a thread this long with silence in the middle of a request or an answer.
@@ -22,8 +22,6 @@ CLIENT_SILENCE_SECONDS = 10
 
 # One that has been silent since before a thread was free may keep it this long.
 _LEAST_WAIT_SECONDS = 0.2
-
-_ACTOR_HEADERS = {name.upper(): name for name in ACTOR_HEADERS}
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -61,10 +59,10 @@ def _limit(sock: socket.socket, option: int, seconds: float) -> None:
 
 def mark_repeated_headers(_worker: Any, request: Any) -> None:
     """gunicorn's pre_request hook: it joins repeated headers with a comma, and then nobody could tell."""
-    names = [name for name, _ in request.headers]
-    repeated = [shown for name, shown in _ACTOR_HEADERS.items() if names.count(name) > 1]
     mark = REPEATED_HEADERS.upper()
     request.headers = [header for header in request.headers if header[0] != mark]
+    counts = Counter(name for name, _ in request.headers)
+    repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
         request.headers.append((mark, ",".join(repeated)))
 

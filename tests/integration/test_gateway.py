@@ -303,7 +303,7 @@ def test_the_document_is_served_and_its_schemas_are_sound(alone: Gateway) -> Non
         ("GET", f"{PREFIX}/orgs/{org(0)}/nothing", 404),
         ("DELETE", f"{PREFIX}/orgs/{org(0)}/usage", 405),
         ("GET", f"{PREFIX}/events/validate", 405),
-        ("HEAD", f"{PREFIX}/orgs/{org(0)}/usage", 405),
+        ("HEAD", f"{PREFIX}/events/validate", 405),
     ],
 )
 def test_what_is_not_there_is_a_problem_too(alone: Gateway, method: str, path: str, status: int) -> None:

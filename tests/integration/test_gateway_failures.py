@@ -216,7 +216,7 @@ def test_a_row_is_written_once_over_a_connection_that_had_died(
     statement = load_statements("audit.sql")["write"]
     with owner.cursor() as cur:
         for count in (1, 2, 3):
-            writer.write(statement, row)
+            writer.transaction(lambda cur: cur.execute(statement, row))
             cur.execute("SELECT count(*) FROM analytics.audit_log")
             assert cur.fetchone() == (count,)
             cur.execute(

@@ -92,14 +92,15 @@ def test_a_batch_of_nothing_but_faults_is_named_up_to_a_limit(gateway: Gateway) 
     ],
     ids=lambda body: repr(body[:12]),
 )
-@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", None])
-def test_what_is_no_event_is_a_400(gateway: Gateway, body: bytes, content_type: str | None) -> None:
-    headers = {"Content-Type": content_type} if content_type else {}
-    assert judge(gateway, body, **headers)
+def test_what_is_no_event_is_a_400(gateway: Gateway, body: bytes) -> None:
+    assert judge(gateway, body)
 
 
-@pytest.mark.parametrize("content_type", ["multipart/form-data", "text/plain", "application/xml", "\xe9"])
-def test_the_body_counts_and_not_what_it_is_called(gateway: Gateway, content_type: str) -> None:
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json; charset=utf-8", "Application/JSON", "application/json ;x", "application/json;"],
+)
+def test_a_body_may_say_with_parameters_that_it_is_json(gateway: Gateway, content_type: str) -> None:
     assert judge(gateway, encode(events(1)[0]), **{"Content-Type": content_type}) == {}
 
 
