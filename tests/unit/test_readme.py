@@ -114,3 +114,13 @@ def test_every_file_that_a_text_names_is_there() -> None:
         if "NNNN" not in name and not (ROOT / name).exists()
     }
     assert dead == set()
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs/decisions").glob("[0-9]*.md")))
+def test_every_decision_has_its_four_parts_and_is_listed(page: str) -> None:
+    number, title = re.match(r"# (\d+)\. (.+)\n", read(f"docs/decisions/{page}")).groups()  # type: ignore[union-attr]
+    assert page.startswith(f"{int(number):04}-")
+    headings = re.findall(r"^## (.+)$", read(f"docs/decisions/{page}"), re.MULTILINE)
+    assert headings == ["Context", "Decision", "Measured", "Consequences"]
+    assert f"| [{page[:4]}]({page}) | {title} |" in read("docs/decisions/README.md")
+    assert f"(decisions/{page})" in read("docs/architecture.md")
