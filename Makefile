@@ -14,8 +14,10 @@ demo: $(BIN)/.installed system-packages monitoring-packages  ## start everything
 up: $(BIN)/.installed system-packages  ## servers and fleet in the background; settings in .stack/env
 	@$(BIN)/python -m deploy.local up
 
-down: $(BIN)/.installed  ## stop what `make up` started
-	@$(BIN)/python -m deploy.local down
+# Installs nothing: where nothing was ever started there is nothing to ask.
+down:  ## stop what runs in this checkout, in the background or as the demo
+	@if [ -e .stack/lock ]; then $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m deploy.local down; \
+		else echo "nothing is up"; fi
 
 test: $(BIN)/.installed system-packages monitoring-packages  ## every test, against real servers it starts itself
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

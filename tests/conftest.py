@@ -8,16 +8,14 @@ settings of them all, ready for a process.
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pika
 import pytest
 import redis
 
-from deploy.local import containers
+from deploy.local import containers, env_file, machine
 from deploy.local.stack import LocalStack, migrate
 
 _numbers = itertools.count(1)
@@ -75,6 +73,11 @@ class TestBroker:
         }
 
 
+def pytest_configure() -> None:
+    """Forget the settings of a local stack that somebody has sourced: no test is meant for those servers."""
+    env_file.forget_earlier_stack(os.environ)
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
@@ -87,8 +90,7 @@ def pytest_terminal_summary(
 def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack]:
     """The servers, in a private folder of this session's own or in containers (TEST_SERVERS)."""
     in_containers, request.config.stash[_SERVERS] = containers.choose()
-    home = Path(tempfile.mkdtemp(prefix="analytics-tests-"))
-    home.chmod(0o711)
+    home = machine.temporary_home("analytics-tests-")
     started = LocalStack(home, environ={}, in_containers=in_containers).start()
     try:
         migrate(started.create_database(_TEMPLATE))

@@ -2,123 +2,103 @@
 
 python -m deploy.local run     in the foreground, until Ctrl-C
 python -m deploy.local up      in the background; the settings are in .stack/env
-python -m deploy.local down    stop what up started
+python -m deploy.local down    stop what runs in this checkout: up, run or the demo
 """
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
-from deploy.local.launcher import ENV_FILE, STATE, LocalFleet
-from deploy.local.machine import StackError
-from deploy.local.stack import ROOT
+from deploy.local import checkout
+from deploy.local.checkout import ROOT, STATE
+from deploy.local.machine import StackError, explain
 
-_PID_FILE = STATE / "pid"
-_READY_FILE = STATE / "ready"
 _UP_LOG = STATE / "up.log"
 
 
-def say(message: str) -> None:
-    """Print a line of progress with the time."""
-    sys.stdout.write(f"{datetime.now(UTC):%H:%M:%S}  {message}\n")
-    sys.stdout.flush()
-
-
-def run() -> int:
+def run(lock: checkout.Lock | None = None) -> int:
     """Run until a signal or until a process ends."""
+    from deploy.local.launcher import LocalFleet, run_fleet, say  # noqa: PLC0415  needs .venv, down does not
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    STATE.mkdir(exist_ok=True)
-    _READY_FILE.unlink(missing_ok=True)
-    fleet = LocalFleet(say)
-    try:
-        _PID_FILE.write_text(str(os.getpid()))
-        fleet.start()
+    def wait(fleet: LocalFleet) -> int:
         for name, url in fleet.urls.items():
             say(f"{name}={url}")
-        _READY_FILE.touch()
-        fleet.wait()
-    except KeyboardInterrupt:
-        say("stopping")
-        return 0
-    finally:
-        fleet.stop()
-        _READY_FILE.unlink(missing_ok=True)
-        _PID_FILE.unlink(missing_ok=True)
-    return 1
+        try:
+            fleet.wait()
+        except KeyboardInterrupt:
+            return 0
 
-
-def _running_pid() -> int | None:
-    with suppress(OSError, ValueError):
-        pid = int(_PID_FILE.read_text())
-        os.kill(pid, 0)
-        return pid
-    return None
+    return run_fleet("make up" if lock else "python -m deploy.local run", wait, lock)
 
 
 def up() -> int:
     """Start `run` in the background and wait until it is ready."""
-    if _running_pid() is not None:
-        say(f"already up; settings in {ENV_FILE.relative_to(ROOT)}, `make down` stops it")
+    holder = checkout.running()
+    if holder is not None and holder.command == "make up" and holder.ready:
+        sys.stdout.write(f"already up: {holder}. Settings: .stack/env, logs: .stack/logs, stop: make down\n")
         return 0
-    STATE.mkdir(exist_ok=True)
-    _READY_FILE.unlink(missing_ok=True)
-    with _UP_LOG.open("w") as log:
+    lock = checkout.acquire("make up")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _UP_LOG.open("w", encoding="utf-8") as log:
         background = subprocess.Popen(
-            [sys.executable, "-m", "deploy.local", "run"],
+            [sys.executable, "-m", "deploy.local", "run", str(lock.descriptor)],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            pass_fds=[lock.descriptor],
         )  # fmt: skip
+    lock.close()
+    try:
+        return _follow(background)
+    except KeyboardInterrupt:
+        background.terminate()
+        background.wait()
+        return 130
+
+
+def _follow(background: subprocess.Popen[bytes]) -> int:
+    """Print what the process in the background says until it is ready or has ended."""
     shown = 0
-    while background.poll() is None:
-        ready = _READY_FILE.exists()
-        text = _UP_LOG.read_text()
+    while True:
+        ended = background.poll() is not None
+        holder = checkout.running()
+        ready = holder is not None and holder.pid == background.pid and holder.ready
+        text = _UP_LOG.read_text(encoding="utf-8", errors="replace")
         sys.stdout.write(text[shown:])
         sys.stdout.flush()
         shown = len(text)
+        if ended:
+            return 1
         if ready:
-            say(f"up. Settings: {ENV_FILE.relative_to(ROOT)}, logs: .stack/fleet.log, stop: make down")
+            sys.stdout.write("up. Settings: .stack/env, logs: .stack/logs, stop: make down\n")
             return 0
         time.sleep(0.1)
-    sys.stderr.write(_UP_LOG.read_text()[shown:])
-    return 1
 
 
 def down() -> int:
-    """Stop what `up` started, and wait until it is gone."""
-    pid = _running_pid()
-    if pid is None:
-        say("nothing is up")
-        return 0
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 60
-    while _running_pid() is not None:
-        if time.monotonic() > deadline:
-            sys.stderr.write(f"process {pid} did not stop within 60 s; see .stack/up.log\n")
-            return 1
-        time.sleep(0.1)
-    say("down")
+    """Stop what runs in this checkout, and wait until it is gone."""
+    sys.stdout.write(f"{checkout.stop()}\n")
     return 0
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command named by the first argument; 2 when there is none of that name."""
-    commands = {"run": run, "up": up, "down": down}
-    if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        sys.stderr.write(__doc__ or "")
-        return 2
     try:
-        return commands[sys.argv[1]]()
-    except StackError as error:
-        sys.stderr.write(f"{error}\n")
+        match arguments:
+            case ["run"]:
+                return run()
+            case ["run", descriptor]:
+                return run(checkout.Lock(int(descriptor)))
+            case ["up"]:
+                return up()
+            case ["down"]:
+                return down()
+    except (StackError, OSError) as error:
+        sys.stderr.write(f"{explain(error)}\n")
         return 1
+    sys.stderr.write(__doc__ or "")
+    return 2
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

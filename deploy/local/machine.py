@@ -4,10 +4,12 @@ import itertools
 import os
 import pwd
 import random
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +20,18 @@ class StackError(Exception):
     """The local servers cannot run on this machine; the message says what to do."""
 
 
+def explain(error: Exception) -> str:
+    """Return what a person needs to know of an error that ends the launcher."""
+    if isinstance(error, PermissionError):
+        return (
+            f"no permission for {error.filename}. An earlier run as another user may have left it:"
+            " remove .stack as that user or with sudo, or run as the owner of this checkout"
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 # Below the ports that systems give to outgoing connections, with 10,000 added too: those may be taken
 # between the look and the use. Each process begins elsewhere and goes round, so none is given twice soon.
 _PORTS = range(16_000, 22_000)
@@ -26,12 +40,20 @@ _candidates = itertools.cycle([*_PORTS[_start:], *_PORTS[:_start]])
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports that nobody listens on, each with its port + 10000 free too (SeaweedFS's gRPC)."""
-    free = (port for port in _candidates if _is_free(port) and _is_free(port + 10_000))
-    return list(itertools.islice(free, count))
+    """Return TCP ports that nobody listens on, each with its port + 10000 free too (SeaweedFS's gRPC).
+
+    Raises StackError when there are not so many.
+    """
+    once_round = itertools.islice(_candidates, len(_PORTS))
+    free = (port for port in once_round if is_free(port) and is_free(port + 10_000))
+    found = list(itertools.islice(free, count))
+    if len(found) < count:
+        raise StackError(f"no free TCP port from {_PORTS.start} to {_PORTS.stop - 1} on 127.0.0.1")
+    return found
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens on a TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -50,6 +72,34 @@ def reachable(path: Path, user_id: int) -> bool:
     if user_id < 0:
         return True
     return all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
+
+
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
+_MAX_HOME_LENGTH = 75
+"""PostgreSQL's socket below it may have 103 bytes (on Linux 107)."""
+
+
+def suits_servers(home: Path) -> bool:
+    """Tell whether servers can live in a folder: reachable, short enough for their sockets, a plain path.
+
+    RabbitMQ's scripts and PostgreSQL's list of socket folders do not take every character.
+    """
+    path = str(home.resolve())
+    return (
+        len(path) <= _MAX_HOME_LENGTH
+        and _PLAIN_PATH.fullmatch(path) is not None
+        and reachable(home, server_user_id())
+    )
+
+
+def temporary_home(prefix: str) -> Path:
+    """Make a new folder for servers outside the checkout. Raises StackError when there is no place."""
+    for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108  mkdtemp makes the name
+        if suits_servers(Path(place) / (prefix + "12345678")) and os.access(place, os.W_OK | os.X_OK):
+            home = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+            home.chmod(0o711)  # the servers' user passes through to its own folder and sees nothing else
+            return home
+    raise StackError("no folder for the servers: set TMPDIR to a short, plain path that every user can enter")
 
 
 def give(folder: Path, user_id: int) -> Path:

@@ -42,10 +42,16 @@ class Server:
         self.ready = ready
         deadline = time.monotonic() + seconds
         while not ready():
-            if self.guard.poll() is not None or time.monotonic() > deadline:
-                tail = "\n    ".join(self.log.read_text(errors="replace").splitlines()[-15:])
-                raise StackError(f"{self.name} did not start; the end of {self.log}:\n    {tail}")
+            if self.guard.poll() is not None:
+                raise StackError(f"{self.name} did not start; {self.tail()}")
+            if time.monotonic() > deadline:
+                raise StackError(f"{self.name} was not ready within {seconds:.0f} s; {self.tail()}")
             time.sleep(0.05)
+
+    def tail(self) -> str:
+        """Return the last lines of its log, with the log's name."""
+        lines = self.log.read_text(errors="replace").splitlines()[-15:]
+        return "\n    ".join([f"the end of {self.log}:", *lines])
 
     def signal_server(self, number: signal.Signals) -> None:
         """Send a signal to the server's process group: SIGSTOP, SIGCONT or SIGKILL in drills."""
@@ -64,11 +70,15 @@ class Server:
         self.guard = self.spawn()
         self.wait_ready(self.ready)
 
-    def stop(self) -> None:
-        """Let the guard end it, and wait for that."""
+    def begin_stop(self) -> None:
+        """Let the guard end it."""
         with contextlib.suppress(OSError):
             if self.guard.stdin:
                 self.guard.stdin.close()
+
+    def stop(self) -> None:
+        """Let the guard end it, and wait for that."""
+        self.begin_stop()
         self.guard.wait(timeout=40)
         for path in self.leftovers:
             path.unlink(missing_ok=True)
@@ -103,6 +113,7 @@ def start(
                 cwd=folder,
                 env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8", **environ},
                 start_new_session=True,
+                close_fds=False,  # the guard keeps the lock of the checkout, all else is not inheritable
             )
 
     return Server(name, log, spawn, spawn())
@@ -170,7 +181,7 @@ def start_postgres(folder: Path, log: Path, programs: Path, *, shared_buffers: s
             [str(initdb), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8",
              "--locale=C", f"--pwfile={password_file}", "--no-sync", "--no-instructions"],
             cwd=folder, env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}, capture_output=True, text=True,
-            check=False, **identity,
+            check=False, close_fds=False, **identity,
         )  # fmt: skip
         password_file.unlink()
         if made.returncode:

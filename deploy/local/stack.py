@@ -2,7 +2,7 @@
 
 import os
 import secrets
-import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -16,11 +16,10 @@ import psycopg2
 from psycopg2 import sql
 
 from deploy.local import containers, machine, servers
+from deploy.local.checkout import ROOT
 from deploy.local.containers import ContainerServer
 from deploy.local.machine import StackError
 from deploy.local.servers import Server
-
-ROOT = Path(__file__).resolve().parents[2]
 
 PROCESS_ROLES = {
     "INGESTOR": "analytics_ingestor",
@@ -29,6 +28,9 @@ PROCESS_ROLES = {
     "GATEWAY": "analytics_gateway",
 }
 """The database role of each process, by the prefix of the setting that carries its URL."""
+
+_MIN_FREE_BYTES = 1_000_000_000
+"""What the servers need on the disk; RabbitMQ takes no message when it is nearly full."""
 
 Say = Callable[[str], None]
 
@@ -58,6 +60,10 @@ class LocalStack:
         home.chmod(0o711)  # the servers' user passes through to its own private folder and sees nothing else
         if not machine.reachable(home / "x", machine.server_user_id()):
             raise StackError(f"the servers' user cannot enter {home}: choose a folder it can reach")
+        if (free := shutil.disk_usage(home).free) < _MIN_FREE_BYTES and not in_containers:
+            raise StackError(
+                f"{home} has {free / 1e6:,.0f} MB free; the servers need {_MIN_FREE_BYTES / 1e6:,.0f} MB"
+            )
         self.home = home
         self.logs = home / "logs"
         self.logs.mkdir(mode=0o700, exist_ok=True)
@@ -165,13 +171,6 @@ class LocalStack:
         migrate(self.settings["DATABASE_URL"])
         self.create_logins()
         self.settings |= self.process_urls(self.settings["DATABASE_URL"])
-
-    def write_env(self, path: Path, **more: str) -> None:
-        """Write the settings as lines that a shell can source; only this user may read them."""
-        lines = [f"{name}={shlex.quote(value)}" for name, value in sorted({**self.settings, **more}.items())]
-        path.unlink(missing_ok=True)  # one that is left over keeps its mode
-        path.touch(mode=0o600)
-        path.write_text("\n".join(lines) + "\n")
 
     def stop(self) -> None:
         """Stop every server, side by side; the port mapper last."""

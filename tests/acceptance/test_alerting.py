@@ -16,10 +16,10 @@ import pytest
 
 from deploy.local.alert_rules import alerts, shortened_expression
 from deploy.local.api import wait_until
+from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Router, encode
 from tests.support.dashboards import SQL, panels, promql, sql
-from tests.support.fleet import ROOT
 from tests.support.monitored import DIVISOR, MODELS, ORG, PROCESSES, Scene, monitored_fleet
 
 PANELS = {f"{name}: {panel['title']}": panel for name, panel in panels()}

@@ -15,7 +15,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy.local.stack import ROOT, LocalStack
+from deploy.local.checkout import ROOT
+from deploy.local.stack import LocalStack
 from tests.benchmarks.place import TEMPLATE
 from tests.benchmarks.rows import BenchRow
 

@@ -11,9 +11,10 @@ from typing import Self
 
 import pika
 
+from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
 from shared.amqp import Topology, declare
-from tests.support.fleet import ROOT, Fleet, Process
+from tests.support.fleet import Fleet, Process
 from tests.support.seed import connect
 
 TEMPLATE = "benchmark_template"

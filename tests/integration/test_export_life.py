@@ -11,6 +11,7 @@ import pytest
 import urllib3
 from prometheus_client import CollectorRegistry
 
+from deploy.local.checkout import ROOT
 from export_worker.delivery import Delivery
 from export_worker.gauges import set_gauges
 from export_worker.jobs import Jobs
@@ -32,7 +33,6 @@ from tests.support.exports import (
     insert_many,
     insert_rollups,
 )
-from tests.support.fleet import ROOT
 
 RETENTION = timedelta(days=90)
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from deploy.local.checkout import ROOT
 from deploy.local.traffic import Router, encode
 from shared.amqp import persistent
 from tests.conftest import TestBroker
-from tests.support.fleet import ROOT
 from tests.support.ingestion import Ingestion
 
 NOW = datetime.now(UTC)

@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,9 +19,10 @@ import psycopg2
 import pytest
 import redis
 
-from deploy.local import containers
+from deploy.local import containers, env_file, machine
+from deploy.local.checkout import ROOT
 from deploy.local.machine import StackError
-from deploy.local.stack import ROOT, LocalStack
+from deploy.local.stack import LocalStack
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -74,7 +74,7 @@ def new_home() -> Iterator[Callable[[], Path]]:
     homes: list[Path] = []
 
     def make() -> Path:
-        homes.append(Path(tempfile.mkdtemp(prefix="analytics-stack-test-")))
+        homes.append(machine.temporary_home("analytics-stack-test-"))
         return homes[-1]
 
     yield make
@@ -223,18 +223,17 @@ def test_a_setting_that_is_already_there_wins_over_a_server(
 
 
 def test_a_shell_reads_the_settings_back_whatever_they_hold(new_home: Callable[[], Path]) -> None:
-    stack = LocalStack(new_home())
-    stack.settings = {"PLAIN": "x", "SPECIAL": "a b'c\"d$HOME`id`\\!#&;é\nnext", "EMPTY": ""}
-    path = stack.home / "env"
+    settings = {"PLAIN": "x", "SPECIAL": "a b'c\"d$HOME`id`\\!#&;é\nnext", "EMPTY": "", "MORE": "*"}
+    path = new_home() / "env"
     path.touch(mode=0o644)
-    stack.write_env(path, MORE="*")
+    env_file.write(path, settings)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     shell = subprocess.run(
         ["/bin/sh", "-c", f"set -a; . {shlex.quote(str(path))}; env -0"],
         env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True, timeout=10,
     )  # fmt: skip
     read = dict(entry.split("=", 1) for entry in shell.stdout.split("\0") if entry)
-    assert read.items() >= {**stack.settings, "MORE": "*"}.items()
+    assert read.items() >= settings.items()
 
 
 def test_where_no_docker_engine_answers_the_tests_use_local_servers_and_say_so(

@@ -12,9 +12,9 @@ from typing import Self
 
 import urllib3
 
+from deploy.local.checkout import ROOT
+from deploy.local.launcher import procfile
 from deploy.local.machine import free_ports
-
-ROOT = Path(__file__).resolve().parents[2]
 
 _http = urllib3.PoolManager(retries=False, timeout=10)
 
@@ -23,13 +23,6 @@ def free_port() -> int:
     """Return a TCP port that nobody listens on right now."""
     [port] = free_ports(1)
     return port
-
-
-def procfile() -> dict[str, str]:
-    """Return the Procfile's commands by process name."""
-    lines = (ROOT / "Procfile").read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(":") for line in lines if line and not line.startswith("#"))
-    return {name.strip(): command.strip() for name, _, command in pairs}
 
 
 class Process:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from deploy.local.containers import IMAGES
+from deploy.local.launcher import procfile
 from deploy.local.stack import PROCESS_ROLES
 from shared.settings import (
     ExportWorkerSettings,
@@ -21,7 +22,6 @@ from shared.settings import (
     load,
 )
 from tests.support.deployment import K8S, ROOT, workloads
-from tests.support.fleet import procfile
 
 SETTINGS: dict[str, type[Any]] = {
     "gateway": GatewaySettings,

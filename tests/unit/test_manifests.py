@@ -16,6 +16,7 @@ import yaml
 from falcon.testing import TestClient
 from prometheus_client import CollectorRegistry
 
+from deploy.local.launcher import procfile
 from export_worker import jobs as export_jobs
 from export_worker import worker as export_worker
 from gateway.app import create_app
@@ -42,7 +43,6 @@ from tests.support.deployment import (
     workload,
     workloads,
 )
-from tests.support.fleet import procfile
 
 SETTINGS: dict[str, type[Any]] = {
     "analytics-gateway": GatewaySettings,

@@ -5,45 +5,36 @@ one did not.
 """
 
 import os
-import signal
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from deploy.local.__main__ import say
 from deploy.local.api import Api
 from deploy.local.books import Books
 from deploy.local.demo.report import Report
 from deploy.local.demo.scenes import SCENES, Stage
-from deploy.local.launcher import LocalFleet
-from deploy.local.machine import StackError
+from deploy.local.launcher import LocalFleet, run_fleet, say
 
 
 def main() -> int:
     """Run the demo; 0 when everything added up."""
+    return run_fleet("make demo", _show)
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    fleet = LocalFleet(say)
+def _show(fleet: LocalFleet) -> int:
+    report = Report()
     try:
-        fleet.start()
-        report = Report()
         _play(fleet, report)
-        report.commands(fleet.urls["GATEWAY_URL"], report.example_org)
-        if os.environ.get("DEMO_EXIT") == "1":
-            return report.verdict()
-        say("still running; press Ctrl-C to stop everything")
-        fleet.wait()
-    except KeyboardInterrupt:
-        say("stopping")
-        return 0
-    except (StackError, AssertionError) as error:
+    except AssertionError as error:
         sys.stderr.write(f"\nthe demo failed: {error}\n")
         return 1
-    finally:
-        fleet.stop()
-    return 1
+    code = report.verdict()
+    if os.environ.get("DEMO_EXIT") != "1":
+        report.commands(fleet.urls["GATEWAY_URL"], report.example_org)
+        say("still running; press Ctrl-C to stop everything")
+        with suppress(KeyboardInterrupt):
+            fleet.wait()
+    return code
 
 
 def _play(fleet: LocalFleet, report: Report) -> None:

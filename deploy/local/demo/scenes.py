@@ -15,8 +15,8 @@ import urllib3
 
 from deploy.local.api import Api, wait_until
 from deploy.local.books import Books
+from deploy.local.checkout import STATE
 from deploy.local.demo.report import Report
-from deploy.local.launcher import STATE
 from deploy.local.monitoring import Monitoring
 from deploy.local.stack import Say
 from deploy.local.traffic import MODELS, Expected, Publisher, Router, encode, org
