@@ -9,17 +9,16 @@ from export_worker.worker import Worker
 from shared.clock import utc_now
 from shared.db import Database
 from shared.errors import AnalyticsError
-from shared.logs import configure_logs
-from shared.metrics import COMMIT, VERSION
+from shared.logs import configure_logs, log_start
 from shared.process import Stop
-from shared.settings import ExportWorkerSettings, ScheduleMonthlySettings, load_or_exit, masked
+from shared.settings import ExportWorkerSettings, ScheduleMonthlySettings, load_or_exit
 
 
 def run() -> int:
     """Work until SIGTERM or SIGINT."""
     settings = load_or_exit(ExportWorkerSettings, os.environ)
     log = configure_logs(settings, "export_worker")
-    log.info("starting", version=VERSION, commit=COMMIT, settings=masked(settings))
+    log_start(log, settings, os.environ)
     Worker(settings, Stop.on_signals()).run()
     log.info("stopped")
     return 0

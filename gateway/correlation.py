@@ -6,7 +6,7 @@ from typing import Any
 import falcon
 import structlog
 
-from shared.logs import fit_id
+from shared.logs import safe_id
 from shared.metrics import GatewayMetrics
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway")
@@ -24,7 +24,7 @@ class Correlation:
 
     @staticmethod
     def _begin(req: falcon.Request) -> None:
-        req.context.request_id = fit_id(req.get_header("X-Request-ID"))
+        req.context.request_id = safe_id(req.get_header("X-Request-ID"))
         req.context.began = time.monotonic()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=req.context.request_id)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shared.settings import GatewaySettings, load_or_exit, masked
+from shared.settings import GatewaySettings, load_or_exit
 
 _settings = load_or_exit(GatewaySettings, os.environ)
 
@@ -20,8 +20,7 @@ for _old in Path(_metrics_folder).glob("*.db"):
     _old.unlink()
 
 from gateway import server  # noqa: E402  prometheus_client comes with it
-from shared.logs import configure_logs  # noqa: E402
-from shared.metrics import COMMIT, VERSION  # noqa: E402
+from shared.logs import configure_logs, log_start  # noqa: E402
 
 bind = f"0.0.0.0:{_settings.http_port}"
 workers = _settings.workers
@@ -51,7 +50,7 @@ logconfig_dict = {
 def on_starting(_arbiter: Any) -> None:
     """Say with which settings the gateway starts."""
     log = configure_logs(_settings, "gateway")
-    log.info("starting", version=VERSION, commit=COMMIT, settings=masked(_settings))
+    log_start(log, _settings, os.environ)
     server.install_problems()
     logging.getLogger("gunicorn.error").addFilter(server.is_no_silent_client)
 

@@ -16,8 +16,9 @@ from gateway.answers import has
 from gateway.authorize import PUBLIC
 from shared.db import Database
 from shared.errors import AnalyticsError, SchemaOutdated
-from shared.metrics import COMMIT, VERSION, GatewayMetrics, exposition
+from shared.metrics import GatewayMetrics, exposition
 from shared.migrate import check_schema
+from shared.version import COMMIT, VERSION
 
 _PROBE_SECONDS = 3
 

@@ -12,18 +12,18 @@ from ingestor.replay import replay
 from ingestor.service import Ingestor
 from shared.amqp import Topology
 from shared.errors import BrokerUnavailable
-from shared.logs import configure_logs
-from shared.metrics import COMMIT, VERSION, IngestorMetrics
+from shared.logs import configure_logs, log_start
+from shared.metrics import IngestorMetrics
 from shared.probe_server import start_probe_server
 from shared.process import Stop
-from shared.settings import BrokerSettings, IngestorSettings, load_or_exit, masked
+from shared.settings import BrokerSettings, IngestorSettings, load_or_exit
 
 
 def consume() -> int:
     """Run the ingestor until SIGTERM or SIGINT."""
     settings = load_or_exit(IngestorSettings, os.environ)
     log = configure_logs(settings, "ingestor")
-    log.info("starting", version=VERSION, commit=COMMIT, settings=masked(settings))
+    log_start(log, settings, os.environ)
     # What a message leaves behind dies by its reference count; looking for cycles after every 700
     # objects, Python's default, cost a fifth of the throughput.
     gc.set_threshold(50_000)

@@ -9,7 +9,7 @@ import msgspec
 from shared.amqp import Delivery
 from shared.buckets import rfc3339
 from shared.events import Event, InvalidEvent, decode_event, split_message
-from shared.logs import fit_id
+from shared.logs import safe_id
 
 # A batch of large messages closes early, so that two or three batches in hand stay small in memory.
 BATCH_BYTES = 4 * 1024 * 1024
@@ -106,7 +106,7 @@ class Batch:
     def add(self, message: Message) -> None:
         """Take a message in and judge its events."""
         if not self.messages:
-            self.correlation_id = fit_id(message.delivery.properties.correlation_id)
+            self.correlation_id = safe_id(message.delivery.properties.correlation_id)
         self.messages.append(message)
         self.events += len(message.elements)
         self.size_bytes += message.size_bytes

@@ -12,10 +12,9 @@ from shared.buckets import bucket_start
 from shared.clock import utc_now
 from shared.db import Database
 from shared.errors import AnalyticsError
-from shared.logs import configure_logs
-from shared.metrics import COMMIT, VERSION
+from shared.logs import configure_logs, log_start
 from shared.process import Stop
-from shared.settings import RollupWorkerSettings, load_or_exit, masked
+from shared.settings import RollupWorkerSettings, load_or_exit
 
 
 def main() -> int:
@@ -24,7 +23,7 @@ def main() -> int:
     settings = load_or_exit(RollupWorkerSettings, os.environ)
     log = configure_logs(settings, "rollup_worker")
     if arguments.command in {None, "run"}:
-        log.info("starting", version=VERSION, commit=COMMIT, settings=masked(settings))
+        log_start(log, settings, os.environ)
         Worker(settings, Stop.on_signals()).run()
         log.info("stopped")
         return 0

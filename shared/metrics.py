@@ -4,11 +4,12 @@ A process makes its own group with a registry, so that it exports what it measur
 other processes. Names without a process in them are those the runbook and the dashboards know.
 """
 
-import os
 import re
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
+
+from shared.version import COMMIT, VERSION
 
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _EXPORT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -278,10 +279,6 @@ class GatewayMetrics(CommonMetrics):
             ["result"],
             registry=registry,
         )
-
-
-VERSION = os.environ.get("BUILD_VERSION", "dev")
-COMMIT = os.environ.get("BUILD_COMMIT", "unknown")
 
 
 def exposition(registry: CollectorRegistry, accept: str | None) -> tuple[bytes, str]:

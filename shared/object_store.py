@@ -14,6 +14,7 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import Tags
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.helpers import check_bucket_name
 from minio.sse import SseS3
 
 from shared.errors import AnalyticsError, ObjectStoreRefused, ObjectStoreUnavailable
@@ -36,6 +37,25 @@ _TRY_LATER = {
 }
 _ABSENT = {"NoSuchKey", "NoSuchBucket", "NoSuchUpload", "ResourceNotFound"}
 _NO_ENCRYPTION = {"NotImplemented", "InvalidArgument", "InvalidRequest", "MethodNotAllowed"}
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Raise ValueError where the client would refuse this host or host:port. Asks nobody."""
+    try:
+        Minio(endpoint)
+    except ValueError:
+        raise ValueError("is not the host of an S3 server") from None
+
+
+def check_bucket(name: str) -> None:
+    """Raise ValueError where S3 would refuse the name of a bucket. Asks nobody."""
+    try:
+        check_bucket_name(name, strict=True, s3_check=True)
+    except ValueError:
+        raise ValueError(
+            "is no name of a bucket: 3 to 63 of a-z, 0-9, - and ., a letter or digit at both ends and beside"
+            " each dot, not an IP address"
+        ) from None
 
 
 @dataclass(frozen=True)

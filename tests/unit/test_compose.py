@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def test_no_volume_is_declared_and_not_used() -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_environment_is_what_the_process_reads_and_all_of_it_is_valid(name: str) -> None:
     environ = SERVICES[name]["environment"]
-    assert set(environ) <= {item.metadata["name"] for item in fields(SETTINGS[name])}
+    assert set(environ) <= {item.name for item in SETTINGS[name].declared().values()}
     load(SETTINGS[name], environ)
 
 

@@ -4,7 +4,6 @@ import copy
 import re
 import runpy
 import shlex
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -109,13 +108,11 @@ def test_exactly_the_known_workloads_run(overlay: str) -> None:
 @each_workload
 def test_the_environment_is_what_the_process_reads_and_all_of_it_is_valid(overlay: str, name: str) -> None:
     found = workload(overlay, name)
-    assert set(found.environ) <= {item.metadata["name"] for item in fields(SETTINGS[name])}
+    assert set(found.environ) <= {item.name for item in SETTINGS[name].declared().values()}
     if overlay != "development":  # built Secrets are base64 there
         loaded(found)
     else:
-        required = {
-            item.metadata["name"] for item in fields(SETTINGS[name]) if item.metadata["default"] is None
-        }
+        required = {item.name for item in SETTINGS[name].declared().values() if item.default is None}
         assert required <= set(found.environ)
 
 
@@ -131,7 +128,7 @@ def test_secrets_hold_exactly_the_secret_settings_of_their_process() -> None:
     for secret in example_secrets():
         name = secret["metadata"]["name"]
         if name != "analytics-scaling":  # KEDA's, not a process's
-            wanted = {item.metadata["name"] for item in fields(SETTINGS[name]) if item.metadata["secret"]}
+            wanted = {item.name for item in SETTINGS[name].declared().values() if item.secret}
             assert set(secret["stringData"]) == wanted
     logins = {
         re.match(r"postgresql://(\w+):", secret["stringData"]["DATABASE_URL"])[1]  # type: ignore[index]  # a URL without a login fails here
@@ -142,9 +139,7 @@ def test_secrets_hold_exactly_the_secret_settings_of_their_process() -> None:
 
 @each_overlay
 def test_no_secret_setting_stands_in_a_config_map(overlay: str) -> None:
-    secret = {
-        item.metadata["name"] for cls in SETTINGS.values() for item in fields(cls) if item.metadata["secret"]
-    }
+    secret = {item.name for cls in SETTINGS.values() for item in cls.declared().values() if item.secret}
     for found in objects(build(overlay), "ConfigMap"):
         assert not secret & set(found["data"])
 

@@ -1,22 +1,15 @@
 """The documents say what the code does: every setting, every metric, no dead link, no missing file."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared import metrics, settings
+from shared import metrics
+from shared.settings import PROCESSES
 
 ROOT = Path(__file__).resolve().parents[2]
-READERS = {
-    "gateway": settings.GatewaySettings,
-    "ingestor": settings.IngestorSettings,
-    "rollup worker": settings.RollupWorkerSettings,
-    "export worker": settings.ExportWorkerSettings,
-    "migrate": settings.MigrateSettings,
-}
 EXPORTERS = {
     "gateway": metrics.GatewayMetrics,
     "ingestor": metrics.IngestorMetrics,
@@ -45,18 +38,19 @@ def read(path: str) -> str:
 
 def settings_table() -> list[str]:
     """Return the lines that the table of settings must have."""
-    rows: dict[str, tuple[list[str], str, list[str]]] = {}
-    for reader, declared in READERS.items():
-        for item in fields(declared):
-            meta = item.metadata
-            default = "required" if meta["default"] is None else f"`{meta['default']}`"
-            defaults, _, readers = rows.setdefault(meta["name"], ([], meta["doc"], []))
+    rows: dict[str, tuple[list[str], str, str, list[str]]] = {}
+    for reader, settings_class in PROCESSES.items():
+        for declared in settings_class.declared().values():
+            default = "required" if declared.default is None else f"`{declared.default}`"
+            defaults, _, _, readers = rows.setdefault(
+                declared.name, ([], declared.kind.allowed, declared.doc, [])
+            )
             readers.append(reader)
             defaults += [default] if default not in defaults else []
     return [
-        f"| `{name}` | {', '.join(defaults)} | {doc} |"
-        f" {'all' if len(readers) == len(READERS) else ', '.join(readers)} |"
-        for name, (defaults, doc, readers) in sorted(rows.items())
+        f"| `{name}` | {', '.join(defaults)} | {allowed} | {doc} |"
+        f" {'all' if len(readers) == len(PROCESSES) else ', '.join(readers)} |"
+        for name, (defaults, allowed, doc, readers) in sorted(rows.items())
     ]
 
 
