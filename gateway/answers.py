@@ -1,6 +1,8 @@
 """Answers as JSON: encoded once, exact decimals, and not sent again to a client that has them."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +20,11 @@ def zulu(instant: datetime | None) -> str | None:
     return None if instant is None else rfc3339(instant)
 
 
-def send(req: falcon.Request, resp: falcon.Response, answer: Any) -> None:
-    """Answer 200 with JSON and its ETag, or 304 to a client that names the same one."""
+def send(req: falcon.Request, resp: falcon.Response, answer: Any, held: ExitStack | None = None) -> None:
+    """Answer 200 with JSON and its ETag, or 304 to a client that names the same one.
+
+    held: what the answer needs until it is sent; a 200 takes it over and closes it then.
+    """
     body = encode(answer)
     etag = hashlib.blake2b(body, digest_size=16).hexdigest()
     resp.etag = etag
@@ -30,7 +35,25 @@ def send(req: falcon.Request, resp: falcon.Response, answer: Any) -> None:
         resp.status = 304
         return
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = body
+    if held is None:
+        resp.data = body
+    else:
+        resp.set_stream(_Held(body, held.pop_all()), len(body))
+
+
+class _Held:
+    """A body that lets go of what it needed when it has been sent, or when nobody wants it any more."""
+
+    def __init__(self, body: bytes, held: ExitStack) -> None:
+        self._body = body
+        self._held = held
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._body
+
+    def close(self) -> None:
+        """Let go."""
+        self._held.close()
 
 
 def has(req: falcon.Request, etag: str) -> bool:

@@ -15,6 +15,7 @@ from gateway.freshness_cache import FreshnessCache
 from gateway.incidents import IncidentExporter, IncidentsResource
 from gateway.reads import Reads
 from gateway.reliability import ReliabilityResource
+from gateway.slots import Slots
 from gateway.status import HealthResource, MetricsResource, OpenApiResource, ReadyResource
 from gateway.usage import UsageResource
 from shared.clock import Clock, utc_now
@@ -24,6 +25,9 @@ from shared.settings import GatewaySettings
 
 PREFIX = "/analytics/v1"
 
+MAX_STREAMS = 4
+"""Incident exports at once in each process. They have connections of their own."""
+
 
 def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[Any, Any]:
     """Return the application. Connects to nothing yet."""
@@ -31,6 +35,8 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[
     reads = Reads(settings.database_url, metrics)
     cache = FreshnessCache(settings.redis_url, settings.freshness_cache_ttl, metrics)
     freshness = FreshnessReader(reads, cache, clock)
+    large = Slots("large answers", max_by_subject=1, max_by_org=1, max_in_all=2)
+    streams = Slots("incident exports", max_by_subject=2, max_by_org=2, max_in_all=MAX_STREAMS)
     compat = settings.org_binding == "compat"
     middleware: list[Any] = [
         Correlation(metrics),
@@ -42,11 +48,11 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[
     app.req_options.strip_url_path_trailing_slash = False
     problems.install(app)
     routes: dict[str, Any] = {
-        f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(reads, freshness),
-        f"{PREFIX}/orgs/{{org_id}}/reliability": ReliabilityResource(reads),
+        f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(reads, freshness, large),
+        f"{PREFIX}/orgs/{{org_id}}/reliability": ReliabilityResource(reads, large),
         f"{PREFIX}/orgs/{{org_id}}/freshness": FreshnessResource(freshness),
         f"{PREFIX}/orgs/{{org_id}}/incidents/export": IncidentsResource(
-            IncidentExporter.of(settings.database_url)
+            IncidentExporter.of(settings.database_url, connections=MAX_STREAMS), streams
         ),
         f"{PREFIX}/orgs/{{org_id}}/exports": ExportsResource(reads),
         f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}": ExportResource(reads),

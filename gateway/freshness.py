@@ -1,7 +1,7 @@
 """How far an organisation's numbers lag behind its events; see analytics.freshness_status."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import falcon
 import msgspec
@@ -13,10 +13,33 @@ from gateway.params import Params
 from gateway.reads import Reads
 from shared.buckets import rfc3339
 from shared.clock import Clock
+from shared.db import Cursor
 from shared.statements import load_statements
 
 _SQL = load_statements("freshness.sql")
-_BEST_FIRST = ("fresh", "stale", "delayed")
+MAX_ENTRIES = 1_000
+"""Entries of an answer, those with the newest events. The cache holds no more either."""
+
+T = TypeVar("T", "Summary", "Freshness")
+
+
+class Summary(msgspec.Struct, rename="camel"):
+    """All models of an organisation in one; `unknown` and without numbers where there were no events."""
+
+    org_id: str
+    status: str
+    lag_seconds: float | None
+    last_event_at: str | None
+    last_rollup_at: str | None
+
+    def shown(self) -> dict[str, object]:
+        """Return what the usage answer says of it."""
+        return {
+            "status": self.status,
+            "lagSeconds": self.lag_seconds,
+            "lastEventAt": self.last_event_at,
+            "lastRollupAt": self.last_rollup_at,
+        }
 
 
 class Entry(msgspec.Struct, rename="camel"):
@@ -30,71 +53,83 @@ class Entry(msgspec.Struct, rename="camel"):
 
 
 class Freshness(msgspec.Struct, rename="camel"):
-    """An organisation's freshness as of an instant; `unknown` without events."""
+    """An organisation's freshness as of an instant; status and lag are those of all models."""
 
     org_id: str
     status: str
     lag_seconds: float | None
     as_of: str
+    truncated: bool
     entries: list[Entry]
-
-    def summary(self) -> dict[str, object]:
-        """Return what the usage answer says of it."""
-        events = [entry.last_event_at for entry in self.entries]
-        rollups = [entry.last_rollup_at for entry in self.entries if entry.last_rollup_at]
-        return {
-            "status": self.status,
-            "lagSeconds": self.lag_seconds,
-            "lastEventAt": max(events, default=None),
-            "lastRollupAt": max(rollups, default=None),
-        }
 
 
 class FreshnessReader:
-    """Reads freshness from the cache or the database."""
+    """Reads freshness from the cache or the database, at most as old as the cache allows."""
 
     def __init__(self, reads: Reads, cache: FreshnessCache, clock: Clock) -> None:
         self._reads = reads
         self._cache = cache
         self._clock = clock
 
+    def summary(self, org_id: str) -> Summary:
+        """Return an organisation's freshness in one. Raises DatabaseUnavailable."""
+        return self._cached("summary", org_id, Summary) or self._keep("summary", self._summed_up(org_id))
+
     def of_org(self, org_id: str) -> Freshness:
-        """Return an organisation's freshness, at most as old as the cache allows.
+        """Return an organisation's freshness by model. Raises DatabaseUnavailable."""
+        return self._cached("models", org_id, Freshness) or self._keep("models", self._by_model(org_id))
 
-        Raises DatabaseUnavailable.
-        """
-        cached = self._cached(org_id)
-        if cached is not None:
-            return cached
-        found = self._computed(org_id)
-        self._cache.put(org_id, msgspec.json.encode(found))
-        return found
-
-    def _cached(self, org_id: str) -> Freshness | None:
-        text = self._cache.get(org_id)
+    def _cached(self, kind: str, org_id: str, form: type[T]) -> T | None:
+        text = self._cache.get(kind, org_id)
         if text is None:
             return None
         try:
-            found = msgspec.json.decode(text, type=Freshness)
+            found = msgspec.json.decode(text, type=form)
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors, and not its only ones
             return None  # written by another release, or damaged
         return found if found.org_id == org_id else None
 
-    def _computed(self, org_id: str) -> Freshness:
+    def _keep(self, kind: str, found: T) -> T:
+        self._cache.put(kind, found.org_id, msgspec.json.encode(found))
+        return found
+
+    def _summed_up(self, org_id: str) -> Summary:
+        [row] = self._reads.rows(_SQL["summary_of_org"], {"org_id": org_id, "as_of": self._clock()})
+        return _summary(org_id, row)
+
+    def _by_model(self, org_id: str) -> Freshness:
         now = self._clock()
-        entries = [
-            Entry(model, rfc3339(last_event), zulu(last_rollup), _floor(lag), status)
-            for model, last_event, last_rollup, lag, status in self._reads.rows(
-                _SQL["freshness_of_org"], {"org_id": org_id, "as_of": now}
-            )
-        ]
+        parameters = {"org_id": org_id, "as_of": now, "max_entries": MAX_ENTRIES + 1}
+
+        def read(cur: Cursor) -> tuple[Summary, list[tuple[Any, ...]]]:
+            cur.execute(_SQL["summary_of_org"], parameters)
+            [summed_up] = cur.fetchall()
+            cur.execute(_SQL["entries_of_org"], parameters)
+            return _summary(org_id, summed_up), cur.fetchall()
+
+        summary, rows = self._reads.snapshot(read)
         return Freshness(
             org_id=org_id,
-            status=max((entry.status for entry in entries), key=_BEST_FIRST.index, default="unknown"),
-            lag_seconds=max((entry.lag_seconds for entry in entries), default=None),
+            status=summary.status,
+            lag_seconds=summary.lag_seconds,
             as_of=rfc3339(now),
-            entries=entries,
+            truncated=len(rows) > MAX_ENTRIES,
+            entries=[
+                Entry(model, rfc3339(last_event), zulu(last_rollup), _floor(lag), status)
+                for model, last_event, last_rollup, lag, status in rows[:MAX_ENTRIES]
+            ],
         )
+
+
+def _summary(org_id: str, row: tuple[Any, ...]) -> Summary:
+    lag, status, last_event, last_rollup = row
+    return Summary(
+        org_id=org_id,
+        status=status or "unknown",
+        lag_seconds=None if lag is None else _floor(lag),
+        last_event_at=zulu(last_event),
+        last_rollup_at=zulu(last_rollup),
+    )
 
 
 class FreshnessResource:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import redis
 import structlog
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
 from shared.metrics import GatewayMetrics
@@ -18,38 +19,63 @@ _PAUSE_SECONDS = 5.0
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.cache")
 
 
+# What a URL may say; the limits on waits are ours, and redis-py takes any other option as it comes.
+_URL_OPTIONS = {
+    "host", "port", "db", "username", "password", "connection_class",
+    "ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile",
+}  # fmt: skip
+
+
+def check_url(url: str) -> None:
+    """Raise ValueError where a Redis URL says what cannot be used."""
+    _pool(url)
+
+
+def _pool(url: str) -> redis.ConnectionPool:
+    options = parse_url(url)  # type: ignore[no-untyped-call]  # redis has no types here
+    unknown = sorted(set(options) - _URL_OPTIONS)
+    if unknown:
+        raise ValueError(f"has options that are not possible here: {', '.join(unknown)}")
+    pool = redis.ConnectionPool(
+        **options,
+        socket_timeout=_WAIT_SECONDS,
+        socket_connect_timeout=_WAIT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        pool.make_connection()  # connects to nothing yet, and refuses what it cannot use
+    except (TypeError, ValueError, redis.RedisError) as error:
+        raise ValueError(f"has options that cannot be used: {error}") from error
+    return pool
+
+
 class FreshnessCache:
-    """Bytes by organisation that expire. Every failure is a miss, counted."""
+    """Bytes by kind and organisation that expire. Every failure is a miss, counted."""
 
     def __init__(self, url: str, ttl: timedelta, metrics: GatewayMetrics) -> None:
-        self._client = redis.Redis.from_url(
-            url,
-            socket_timeout=_WAIT_SECONDS,
-            socket_connect_timeout=_WAIT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = redis.Redis(connection_pool=_pool(url))
         self._ttl_ms = max(1, ttl // timedelta(milliseconds=1))
         self._metrics = metrics
         self._paused_until = 0.0
 
-    def get(self, org_id: str) -> bytes | None:
-        """Return what was put for an organisation; None if nothing was, or Redis fails."""
+    def get(self, kind: str, org_id: str) -> bytes | None:
+        """Return what was put of a kind for an organisation; None if nothing was, or Redis fails."""
         if time.monotonic() < self._paused_until:
             return None
         try:
-            found = self._client.get(_key(org_id))
+            found = self._client.get(_key(kind, org_id))
         except (redis.RedisError, OSError) as error:
             self._failed(error)
             return None
         self._metrics.cache_reads.labels(result="hit" if found else "miss").inc()
         return found if isinstance(found, bytes) else None
 
-    def put(self, org_id: str, value: bytes) -> None:
-        """Keep bytes for an organisation."""
+    def put(self, kind: str, org_id: str, value: bytes) -> None:
+        """Keep bytes of a kind for an organisation."""
         if time.monotonic() < self._paused_until:
             return
         try:
-            self._client.set(_key(org_id), value, px=self._ttl_ms)
+            self._client.set(_key(kind, org_id), value, px=self._ttl_ms)
         except (redis.RedisError, OSError) as error:
             self._failed(error)
 
@@ -59,5 +85,5 @@ class FreshnessCache:
         _log.warning("redis failed, going on without it", error=str(error), pause_seconds=_PAUSE_SECONDS)
 
 
-def _key(org_id: str) -> str:
-    return f"analytics:freshness:1:{org_id}"
+def _key(kind: str, org_id: str) -> str:
+    return f"analytics:freshness:2:{kind}:{org_id}"

@@ -31,6 +31,7 @@ import falcon
 
 from gateway.authorize import INCIDENTS_EXPORT
 from gateway.params import Params
+from gateway.slots import Slots
 from shared.db import Cursor, Database, Pool
 from shared.errors import AnalyticsError
 from shared.event_text import instant, org_id_text
@@ -94,6 +95,10 @@ class Incident:
             buffer.seek(0)
             buffer.truncate()
 
+    def closes_also(self, held: ExitStack) -> None:
+        """Let go of something else when this is closed."""
+        self._resources.push(held)
+
     def close(self) -> None:
         """Give the connection back."""
         self._resources.close()
@@ -148,8 +153,9 @@ class IncidentsResource:
 
     NEEDS: ClassVar = {"GET": INCIDENTS_EXPORT}
 
-    def __init__(self, exporter: IncidentExporter) -> None:
+    def __init__(self, exporter: IncidentExporter, streams: Slots) -> None:
         self._exporter = exporter
+        self._streams = streams
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Answer with a stream of CSV; X-Truncated tells whether rows were cut off."""
@@ -163,7 +169,11 @@ class IncidentsResource:
         params.check()
         assert start is not None  # noqa: S101  check() has raised otherwise
         assert end is not None  # noqa: S101
-        incident = self._exporter.export(IncidentRequest(org_id, start, end, model_id, status, max_rows))
+        request = IncidentRequest(org_id, start, end, model_id, status, max_rows)
+        with ExitStack() as opening:
+            opening.enter_context(self._streams.slot(req))
+            incident = self._exporter.export(request)
+            incident.closes_also(opening.pop_all())
         resp.set_header("X-Truncated", "true" if incident.truncated else "false")
         resp.set_header("Cache-Control", "private, no-store")
         resp.content_type = "text/csv; charset=utf-8; header=present"

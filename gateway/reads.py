@@ -1,7 +1,7 @@
 """The gateway's use of PostgreSQL: pooled, bounded, one more try on a connection that had died idle."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from shared.db import Cursor, Database, Pool
@@ -43,20 +43,13 @@ class Reads:
 
         return self._twice(fetch)
 
-    def snapshot(
-        self, statements: Sequence[str], parameters: Mapping[str, object]
-    ) -> list[list[tuple[Any, ...]]]:
-        """Run several reads over one state of the database. Raises DatabaseUnavailable."""
+    def snapshot(self, read: Callable[[Cursor], T], *, time_limit_seconds: float | None = None) -> T:
+        """Run several reads over one state of the database, perhaps twice. Raises DatabaseUnavailable."""
+        limit = time_limit_seconds or _LIMIT_SECONDS
 
-        def fetch(database: Database) -> list[list[tuple[Any, ...]]]:
-            found = []
-            with database.transaction(
-                repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS
-            ) as cur:
-                for statement in statements:
-                    cur.execute(statement, parameters)
-                    found.append(cur.fetchall())
-            return found
+        def fetch(database: Database) -> T:
+            with database.transaction(repeatable_read=True, read_only=True, time_limit_seconds=limit) as cur:
+                return read(cur)
 
         return self._twice(fetch)
 

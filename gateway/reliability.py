@@ -1,17 +1,21 @@
 """Error rates, error codes and latency percentiles by minute, hour or day, and over the whole window."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import groupby
 from typing import Any, ClassVar
 
 import falcon
+import msgspec
 
-from gateway.answers import send
+from gateway.answers import encode, send
 from gateway.authorize import RELIABILITY_READ
 from gateway.params import Params
 from gateway.reads import Reads
+from gateway.sizes import is_light, refuse_larger
+from gateway.slots import Slots
 from shared.buckets import rfc3339
+from shared.db import Cursor
 from shared.latency_histogram import PERCENTILES, add, percentiles_ms
 from shared.statements import load_statements
 
@@ -21,6 +25,10 @@ _QUANTILES = tuple(PERCENTILES.values())
 _ALWAYS = ("p50", "p95", "p99")
 
 Codes = list[dict[str, object]]
+Figures = dict[str, Any]
+
+# Reading the largest answer, its histograms included, takes some seconds.
+_LIMIT_SECONDS = 30.0
 
 
 class ReliabilityResource:
@@ -28,8 +36,9 @@ class ReliabilityResource:
 
     NEEDS: ClassVar = {"GET": RELIABILITY_READ}
 
-    def __init__(self, reads: Reads) -> None:
+    def __init__(self, reads: Reads, large: Slots) -> None:
         self._reads = reads
+        self._large = large
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Answer with series, totals and error codes."""
@@ -37,58 +46,92 @@ class ReliabilityResource:
         model_id = params.text("modelId", most=200)
         percentile = params.choice("percentile", _NAMES)
         window = params.window(("minute", "hour", "day"))
-        rows, codes = self._reads.snapshot(
-            (_SQL[window.granularity], _SQL[f"error_codes_{window.granularity}"]),
-            {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id},
-        )
-        by_point = _codes(codes)
+        parameters = {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id}
         answer: dict[str, Any] = {
             "orgId": org_id,
             "start": rfc3339(window.start),
             "end": rfc3339(window.end),
             "granularity": window.granularity,
-            "series": [
-                {"bucketStart": rfc3339(row[0]), "modelId": row[1]}
-                | _figures([row], by_point[row[0], row[1]], percentile)
-                for row in rows
-            ],
-            "totals": _figures(rows, by_point[None, None], percentile),
         }
         answer |= {"modelId": model_id} if model_id is not None else {}
         answer |= {"percentile": percentile} if percentile else {}
-        send(req, resp, answer)
+        with ExitStack() as opened:
+            held = None
+            [(points, bins)] = self._reads.rows(_SQL[f"size_{window.granularity}"], parameters)
+            refuse_larger(window, model_id, points=points, bins=bins)
+            if not is_light(points=points, bins=bins):
+                held = opened
+                opened.enter_context(self._large.slot(req))
+
+            def read(cur: Cursor) -> tuple[list[msgspec.Raw], Figures]:
+                cur.execute(_SQL[window.granularity], parameters)
+                cur.execute(_SQL[f"error_codes_{window.granularity}"], parameters)
+                return _series(cur, percentile)
+
+            series, totals = self._reads.snapshot(read, time_limit_seconds=_LIMIT_SECONDS)
+            send(req, resp, answer | {"series": series, "totals": totals}, held)
 
 
-def _codes(rows: Iterable[tuple[Any, ...]]) -> defaultdict[tuple[datetime | None, str | None], Codes]:
-    """Return the error codes by bucket and model; those of the whole window under (None, None)."""
-    found: defaultdict[tuple[datetime | None, str | None], Codes] = defaultdict(list)
-    for start, model_id, code, count in sorted(rows, key=lambda row: (-row[3], row[2])):
-        found[start, model_id].append({"errorCode": code, "count": count})
-    return found
+def _series(cur: Cursor, percentile: str | None) -> tuple[list[msgspec.Raw], Figures]:
+    """Return the points of the open cursors as JSON, and the totals over them.
 
-
-def _figures(rows: Sequence[tuple[Any, ...]], codes: Codes, percentile: str | None) -> dict[str, Any]:
-    """Return what one point or many say together: sums, and percentiles of the merged histogram.
-
-    Without calls there is neither a rate nor a percentile: those are null.
+    Only the texts are kept of each point: with its histogram it would take a hundred times as much.
     """
-    histogram: dict[int, int] = {}
-    for row in rows:
-        add(histogram, row[6], row[7])
-    invocations = sum(row[2] for row in rows)
-    by_status = {
-        name: sum(row[column] for row in rows)
-        for column, name in enumerate(("error", "timeout", "throttled"), start=3)
-    }
-    errors = sum(by_status.values())
-    values = percentiles_ms(histogram, _QUANTILES)
-    latency = dict(zip(_NAMES, values, strict=True)) if values else dict.fromkeys(_NAMES)
-    figures = {
-        "invocations": invocations,
-        "errors": errors,
-        "errorRate": errors / invocations if invocations else None,
-        "latencyMs": {name: latency[name] for name in _ALWAYS},
-        "errorsByStatus": by_status,
-        "errorCodes": codes,
-    }
-    return figures | ({"latencyPercentileMs": latency[percentile]} if percentile else {})
+    series: list[msgspec.Raw] = []
+    totals = Tally()
+    codes = groupby(_fetched(cur, "fetch_codes"), key=lambda row: row[:2])
+    next_codes = next(codes, None)
+    for start, model_id, *sums, bins, counts in _fetched(cur, "fetch_points"):
+        tally = Tally()
+        tally.add(sums, bins, counts)
+        totals.add(sums, bins, counts)
+        found = []
+        if next_codes is not None and next_codes[0] == (start, model_id):
+            found = _codes(next_codes[1])
+            next_codes = next(codes, None)
+        point = {"bucketStart": rfc3339(start), "modelId": model_id} | tally.figures(found, percentile)
+        series.append(msgspec.Raw(encode(point)))
+    of_window = _codes(next_codes[1]) if next_codes is not None else []
+    return series, totals.figures(of_window, percentile)
+
+
+def _fetched(cur: Cursor, statement: str) -> Iterator[tuple[Any, ...]]:
+    while True:
+        cur.execute(_SQL[statement])
+        rows = cur.fetchall()
+        if not rows:
+            return
+        yield from rows
+
+
+def _codes(rows: Iterable[tuple[Any, ...]]) -> Codes:
+    return [{"errorCode": code, "count": count} for _, _, code, count in rows]
+
+
+class Tally:
+    """Sums of one point or of many: calls by outcome, and their latencies as one histogram."""
+
+    def __init__(self) -> None:
+        self._sums = [0, 0, 0, 0]
+        self._histogram: dict[int, int] = {}
+
+    def add(self, sums: Iterable[int], bins: Iterable[int], counts: Iterable[int]) -> None:
+        """Add a point. sums: calls, and those that ended in error, timeout and throttled."""
+        self._sums = [mine + more for mine, more in zip(self._sums, sums, strict=True)]
+        add(self._histogram, bins, counts)
+
+    def figures(self, codes: Codes, percentile: str | None) -> Figures:
+        """Return what an answer says of it. Without calls there is neither a rate nor a percentile: null."""
+        invocations, *failed = self._sums
+        errors = sum(failed)
+        values = percentiles_ms(self._histogram, _QUANTILES)
+        latency = dict(zip(_NAMES, values, strict=True)) if values else dict.fromkeys(_NAMES)
+        figures = {
+            "invocations": invocations,
+            "errors": errors,
+            "errorRate": errors / invocations if invocations else None,
+            "latencyMs": {name: latency[name] for name in _ALWAYS},
+            "errorsByStatus": dict(zip(("error", "timeout", "throttled"), failed, strict=True)),
+            "errorCodes": codes,
+        }
+        return figures | ({"latencyPercentileMs": latency[percentile]} if percentile else {})

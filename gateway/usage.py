@@ -1,5 +1,6 @@
 """Usage and spend: rollups by hour or day, and their totals."""
 
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import falcon
@@ -10,6 +11,8 @@ from gateway.authorize import USAGE_READ
 from gateway.freshness import FreshnessReader
 from gateway.params import Params
 from gateway.reads import Reads
+from gateway.sizes import MAX_LIGHT_POINTS, MAX_POINTS, is_light, refuse_larger
+from gateway.slots import Slots
 from shared.buckets import rfc3339
 from shared.statements import load_statements
 
@@ -23,9 +26,10 @@ class UsageResource:
 
     NEEDS: ClassVar = {"GET": USAGE_READ}
 
-    def __init__(self, reads: Reads, freshness: FreshnessReader) -> None:
+    def __init__(self, reads: Reads, freshness: FreshnessReader, large: Slots) -> None:
         self._reads = reads
         self._freshness = freshness
+        self._large = large
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Answer with series, totals and freshness."""
@@ -33,23 +37,30 @@ class UsageResource:
         model_id = params.text("modelId", most=200)
         window = params.window()
         # Before the sums: they may then show more than this promises, never less.
-        freshness = self._freshness.of_org(org_id)
-        [(points, *sums)] = self._reads.rows(
-            _SQL[window.granularity],
-            {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id},
-        )
-        answer: dict[str, Any] = {
-            "orgId": org_id,
-            "start": rfc3339(window.start),
-            "end": rfc3339(window.end),
-            "granularity": window.granularity,
-            "series": _json(f"[{points or ''}]"),
-            "totals": {name: _json(text) for name, text in zip(_SUMS, sums, strict=True)},
-            "freshness": freshness.summary(),
-        }
-        if model_id is not None:
-            answer["modelId"] = model_id
-        send(req, resp, answer)
+        freshness = self._freshness.summary(org_id)
+        parameters = {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id}
+        with ExitStack() as opened:
+            [row] = self._reads.rows(_SQL[window.granularity], {**parameters, "max_points": MAX_LIGHT_POINTS})
+            held = None
+            if not is_light(points=row[0]):
+                held = opened
+                refuse_larger(window, model_id, points=row[0])
+                opened.enter_context(self._large.slot(req))
+                [row] = self._reads.rows(_SQL[window.granularity], {**parameters, "max_points": MAX_POINTS})
+                refuse_larger(window, model_id, points=row[0])
+            _, points, *sums = row
+            answer: dict[str, Any] = {
+                "orgId": org_id,
+                "start": rfc3339(window.start),
+                "end": rfc3339(window.end),
+                "granularity": window.granularity,
+                "series": _json(f"[{points or ''}]"),
+                "totals": {name: _json(text) for name, text in zip(_SUMS, sums, strict=True)},
+                "freshness": freshness.shown(),
+            }
+            if model_id is not None:
+                answer["modelId"] = model_id
+            send(req, resp, answer, held)
 
 
 def _json(text: str) -> msgspec.Raw:
