@@ -1,6 +1,7 @@
 """The manifests, as kustomize builds them, held against Kubernetes' schemas and against the code."""
 
 import copy
+import http.client
 import re
 import runpy
 import shlex
@@ -21,7 +22,7 @@ from export_worker import worker as export_worker
 from gateway.app import create_app
 from ingestor import service as ingestor
 from shared.metrics import CommonMetrics
-from shared.probe_server import probe_app
+from shared.probe_server import start_probe_server
 from shared.settings import (
     ExportWorkerSettings,
     GatewaySettings,
@@ -193,6 +194,15 @@ def test_the_named_port_is_the_one_the_process_listens_on_and_its_probes_use_it(
         assert found.container[probe]["httpGet"]["port"] == port["name"]
 
 
+def status_of(port: int, path: str) -> int:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    client.request("GET", path)
+    answer = client.getresponse()
+    answer.read()
+    client.close()
+    return answer.status
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_probes_ask_paths_that_answer(name: str) -> None:
     found = workload("production", name)
@@ -203,11 +213,11 @@ def test_probes_ask_paths_that_answer(name: str) -> None:
     if name == "analytics-gateway":
         # Nothing listens there: the readiness probe has a faulty dependency to tell of, and still answers.
         nowhere = found.environ | {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/none"}
-        app: Any = create_app(load(GatewaySettings, nowhere))
+        client = TestClient(create_app(load(GatewaySettings, nowhere)))
+        statuses = {path: client.simulate_get(path).status_code for path in paths - {"/metrics"}}
     else:
-        app = probe_app(CommonMetrics(CollectorRegistry(), name), dict, dict)
-    client = TestClient(app)
-    statuses = {path: client.simulate_get(path).status_code for path in paths - {"/metrics"}}
+        port = start_probe_server(0, CommonMetrics(CollectorRegistry(), name), dict, dict)
+        statuses = {path: status_of(port, path) for path in paths}
     assert set(statuses.values()) <= {200, 503}, statuses
     assert statuses[found.container["livenessProbe"]["httpGet"]["path"]] == 200
 
