@@ -25,7 +25,7 @@ from shared.settings import GatewaySettings
 
 PREFIX = "/analytics/v1"
 
-MAX_STREAMS = 4
+MAX_STREAMS = 3
 """Incident exports at once in each process. They have connections of their own."""
 
 

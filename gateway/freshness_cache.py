@@ -6,7 +6,6 @@ from datetime import timedelta
 import redis
 import structlog
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
 from redis.retry import Retry
 
 from shared.metrics import GatewayMetrics
@@ -19,41 +18,16 @@ _PAUSE_SECONDS = 5.0
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.cache")
 
 
-# What a URL may say; the limits on waits are ours, and redis-py takes any other option as it comes.
-_URL_OPTIONS = {
-    "host", "port", "db", "username", "password", "connection_class",
-    "ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile",
-}  # fmt: skip
-
-
-def check_url(url: str) -> None:
-    """Raise ValueError where a Redis URL says what cannot be used."""
-    _pool(url)
-
-
-def _pool(url: str) -> redis.ConnectionPool:
-    options = parse_url(url)  # type: ignore[no-untyped-call]  # redis has no types here
-    unknown = sorted(set(options) - _URL_OPTIONS)
-    if unknown:
-        raise ValueError(f"has options that are not possible here: {', '.join(unknown)}")
-    pool = redis.ConnectionPool(
-        **options,
-        socket_timeout=_WAIT_SECONDS,
-        socket_connect_timeout=_WAIT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
-    try:
-        pool.make_connection()  # connects to nothing yet, and refuses what it cannot use
-    except (TypeError, ValueError, redis.RedisError) as error:
-        raise ValueError(f"has options that cannot be used: {error}") from error
-    return pool
-
-
 class FreshnessCache:
     """Bytes by kind and organisation that expire. Every failure is a miss, counted."""
 
     def __init__(self, url: str, ttl: timedelta, metrics: GatewayMetrics) -> None:
-        self._client = redis.Redis(connection_pool=_pool(url))
+        self._client = redis.Redis.from_url(
+            url,
+            socket_timeout=_WAIT_SECONDS,
+            socket_connect_timeout=_WAIT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
         self._ttl_ms = max(1, ttl // timedelta(milliseconds=1))
         self._metrics = metrics
         self._paused_until = 0.0

@@ -11,13 +11,27 @@ from shared.settings import GatewaySettings, load_or_exit
 
 _settings = load_or_exit(GatewaySettings, os.environ)
 
-# prometheus_client chooses its storage when it is first imported. The counts of an earlier run must go.
-_metrics_folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-if _metrics_folder is None:
-    _metrics_folder = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="gateway-metrics-")
-Path(_metrics_folder).mkdir(parents=True, exist_ok=True)
-for _old in Path(_metrics_folder).glob("*.db"):
-    _old.unlink()
+
+def _make_metrics_folder() -> Path:
+    """Return a new folder of this process's own, inside the one that somebody chose if there is one.
+
+    A reload (SIGHUP) keeps the folder, so that no count falls; a new gunicorn (SIGUSR2) makes one beside it.
+    """
+    name, own = "gateway-metrics-", f"gateway-metrics-{os.getpid()}-"
+    chosen = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not chosen:
+        return Path(tempfile.mkdtemp(prefix=own))
+    folder = Path(chosen)
+    if folder.name.startswith(own):
+        return folder
+    parent = folder.parent if folder.name.startswith(name) else folder
+    parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=own, dir=parent))
+
+
+# prometheus_client chooses its storage when it is first imported.
+_metrics_folder = _make_metrics_folder()
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder)
 
 from gateway import server  # noqa: E402  prometheus_client comes with it
 from shared.logs import configure_logs, log_start  # noqa: E402
@@ -63,5 +77,5 @@ def child_exit(_arbiter: Any, worker: Any) -> None:
 
 
 def on_exit(_arbiter: Any) -> None:
-    """Leave nothing behind."""
-    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+    """Leave nothing behind, and remove nothing that this process did not make."""
+    shutil.rmtree(_metrics_folder, ignore_errors=True)

@@ -31,10 +31,11 @@ import falcon
 
 from gateway.authorize import INCIDENTS_EXPORT
 from gateway.params import Params
+from gateway.problems import Problem
 from gateway.slots import Slots
 from shared.db import Cursor, Database, Pool
 from shared.errors import AnalyticsError
-from shared.event_text import instant, org_id_text
+from shared.event_text import org_id_text
 from shared.settings import DatabaseSettings, load_or_exit
 from shared.statements import load_statements
 
@@ -45,6 +46,8 @@ COLUMNS = (
 DEFAULT_ROWS = 10_000
 MOST_ROWS = 1_000_000
 STATUSES = ("success", "error", "timeout", "throttled")
+
+PARAMETERS = ("start", "end", "modelId", "status", "maxRows")
 
 # Exports have connections of their own, so that slow downloads never hold up the other reads.
 _CONNECTIONS = 2
@@ -67,6 +70,28 @@ class IncidentRequest:
     model_id: str | None = None
     status: str | None = None
     max_rows: int = DEFAULT_ROWS
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is None or self.end.tzinfo is None or self.start >= self.end:
+            raise ValueError("start and end must have a zone, and end must be later than start")
+        if self.status not in (None, *STATUSES):
+            raise ValueError(f"status must be None or one of {', '.join(STATUSES)}")
+        if not 1 <= self.max_rows <= MOST_ROWS:
+            raise ValueError(f"max_rows must be from 1 to {MOST_ROWS}")
+
+
+def read_request(params: Params, org_id: str) -> IncidentRequest:
+    """Read what is asked for, over HTTP or on a command line. Raises Problem 400 that names every fault."""
+    start, end = params.time("start"), params.time("end")
+    if start and end and start >= end:
+        params.fault("end", "must be later than start")
+    model_id = params.text("modelId", most=200)
+    status = params.choice("status", STATUSES)
+    max_rows = params.whole_number("maxRows", low=1, high=MOST_ROWS, default=DEFAULT_ROWS)
+    params.check()
+    assert start is not None  # noqa: S101  check() has raised otherwise
+    assert end is not None  # noqa: S101
+    return IncidentRequest(org_id, start, end, model_id, status, max_rows)
 
 
 class Incident:
@@ -159,17 +184,7 @@ class IncidentsResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Answer with a stream of CSV; X-Truncated tells whether rows were cut off."""
-        params = Params(req.query_string, "start", "end", "modelId", "status", "maxRows")
-        start, end = params.time("start"), params.time("end")
-        if start and end and start >= end:
-            params.fault("end", "must be later than start")
-        model_id = params.text("modelId", most=200)
-        status = params.choice("status", STATUSES)
-        max_rows = params.whole_number("maxRows", low=1, high=MOST_ROWS, default=DEFAULT_ROWS)
-        params.check()
-        assert start is not None  # noqa: S101  check() has raised otherwise
-        assert end is not None  # noqa: S101
-        request = IncidentRequest(org_id, start, end, model_id, status, max_rows)
+        request = read_request(Params(req.query_string, *PARAMETERS), org_id)
         with ExitStack() as opening:
             opening.enter_context(self._streams.slot(req))
             incident = self._exporter.export(request)
@@ -177,17 +192,32 @@ class IncidentsResource:
         resp.set_header("X-Truncated", "true" if incident.truncated else "false")
         resp.set_header("Cache-Control", "private, no-store")
         resp.content_type = "text/csv; charset=utf-8; header=present"
-        resp.downloadable_as = f"incident-{org_id}-{start:%Y%m%dT%H%M%SZ}.csv"
+        resp.downloadable_as = f"incident-{org_id}-{request.start:%Y%m%dT%H%M%SZ}.csv"
         resp.stream = incident
 
 
+_OPTIONS = {
+    "start": "--start",
+    "end": "--end",
+    "modelId": "--model",
+    "status": "--status",
+    "maxRows": "--max-rows",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: 0 when the file is whole or cut at --max-rows, 1 when it failed."""
-    options = _parser().parse_args(arguments)
+    """Run the command: 0 when the file is whole or cut at --max-rows, 1 when it failed.
+
+    2 when the options are wrong.
+    """
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    try:
+        request = read_request(Params.of(options, *PARAMETERS), options["org"])
+    except Problem as problem:
+        faults = (f"{_OPTIONS[fault['field']]} {fault['reason']}" for fault in problem.faults)
+        parser.error("; ".join(faults))
     settings = load_or_exit(DatabaseSettings, os.environ)
-    request = IncidentRequest(
-        options.org, options.start, options.end, options.model, options.status, options.max_rows
-    )
     try:
         with IncidentExporter.of(settings.database_url, connections=1).export(request) as incident:
             for piece in incident:
@@ -207,18 +237,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes the raw events of a window as CSV to standard output. Needs DATABASE_URL.",
     )
     parser.add_argument("--org", required=True, type=org_id_text, metavar="UUID")
-    parser.add_argument("--start", required=True, type=_time, metavar="TIME", help="RFC 3339 with a zone")
-    parser.add_argument("--end", required=True, type=_time, metavar="TIME", help="not included")
-    parser.add_argument("--model", metavar="ID", help="only this model")
-    parser.add_argument("--status", choices=STATUSES, help="only this status")
+    parser.add_argument("--start", required=True, metavar="TIME", help="RFC 3339 with a zone")
+    parser.add_argument("--end", required=True, metavar="TIME", help="not included")
+    parser.add_argument("--model", dest="modelId", metavar="ID", help="only this model")
+    parser.add_argument("--status", metavar="STATUS", help=f"only {', '.join(STATUSES)}")
     parser.add_argument(
-        "--max-rows", type=int, default=DEFAULT_ROWS, metavar="N", help=f"default {DEFAULT_ROWS}"
+        "--max-rows", dest="maxRows", metavar="N", help=f"default {DEFAULT_ROWS}, at most {MOST_ROWS}"
     )
     return parser
-
-
-def _time(text: str) -> datetime:
-    return instant(text)[0]
 
 
 if __name__ == "__main__":

@@ -49,6 +49,13 @@ class Params:
             else:
                 self._values[name] = value
 
+    @classmethod
+    def of(cls, values: Mapping[str, str | None], *known: str) -> "Params":
+        """Take values that did not come from a query, such as a command line's; None where one is absent."""
+        params = cls("", *known)
+        params._values = {name: value for name in known if (value := values[name]) is not None}
+        return params
+
     def fault(self, field: str, reason: str) -> None:
         """Note a fault, unless the field has one already: what cannot be read is not also missing."""
         if all(fault["field"] != field for fault in self._faults):

@@ -60,6 +60,7 @@ def receive(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
 
 POST = (
     f"POST /analytics/v1/events/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{ACTOR_LINES}"
+    "Content-Type: application/json\r\n"
 ).encode()
 
 
@@ -287,3 +288,20 @@ def test_the_settings_are_logged_once_without_secrets_and_nothing_is_left_behind
     for line in said.splitlines():
         json.loads(line)
     assert list(left.iterdir()) == []
+
+
+def test_a_metrics_folder_that_somebody_chose_is_left_as_it_was(fleet: Fleet, tmp_path: Path) -> None:
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    theirs = {"notes.txt": "keep", "counter_1.db": "another's metrics"}
+    for name, text in theirs.items():
+        (chosen / name).write_text(text)
+    [gateway] = fleet.start_ready("gateway", PROMETHEUS_MULTIPROC_DIR=str(chosen))
+    assert raw(gateway, get(USAGE))[0] == 200
+    assert counted(gateway) == 1
+    gateway.send(signal.SIGHUP)
+    time.sleep(2)
+    wait_until(gateway.ready, seconds=20, what="an answer after the reload")
+    assert counted(gateway) == 1
+    assert gateway.stop() == 0
+    assert {path.name: path.read_text() for path in chosen.iterdir()} == theirs

@@ -139,7 +139,7 @@ def test_one_stream_more_than_an_organisation_or_all_may_have_is_a_429_too(strea
     assert [streams(f"of-{at}", 0)[0] for at in range(2)] == ["200 OK"] * 2
     status, _, body = streams("another", 0)
     assert (status[:3], "organisation" in json.loads(body)["detail"]) == ("429", True)
-    assert [streams(f"of-{at}", at)[0] for at in (1, 2)] == ["200 OK"] * 2
+    assert streams("of-1", 1)[0] == "200 OK"
     status, _, body = streams("last", 9)
     assert (status[:3], "gateway process" in json.loads(body)["detail"]) == ("429", True)
 

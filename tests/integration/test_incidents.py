@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -163,6 +164,52 @@ def test_the_command_writes_the_same_file(
     )
     assert done.stdout == over_http.content
     assert b"cut off at 100" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"--max-rows": "0"}, ["--max-rows"]),
+        ({"--max-rows": "-1"}, ["--max-rows"]),
+        ({"--max-rows": "5000000"}, ["--max-rows"]),
+        ({"--start": zulu(NOW), "--end": zulu(START)}, ["--end"]),
+        ({"--start": zulu(NOW), "--end": zulu(NOW)}, ["--end"]),
+        ({"--start": "yesterday", "--end": "2026-11-01"}, ["--start", "--end"]),
+        ({"--status": "good", "--model": ""}, ["--status", "--model"]),
+        ({"--org": "me"}, ["--org"]),
+    ],
+)
+def test_the_command_refuses_what_http_refuses(options: dict[str, str], named: list[str]) -> None:
+    given = {"--org": org(0), "--start": zulu(START), "--end": zulu(NOW)} | options
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway.incidents", *(f"{name}={value}" for name, value in given.items())],
+        env={**os.environ, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for name in named:
+        assert re.search(rf"{name}\b", done.stderr.partition("error:")[2])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_rows": 0},
+        {"max_rows": 1_000_001},
+        {"status": "good"},
+        {"end": START},
+        {"start": START.replace(tzinfo=None)},
+    ],
+)
+def test_the_library_refuses_what_http_refuses(wrong: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"org_id": org(0), "start": START, "end": NOW} | wrong
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        IncidentRequest(**asked)
 
 
 def test_memory_does_not_grow_with_the_rows(owner: connection, database: TestDatabase) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from gateway.incidents import _CONNECTIONS as INCIDENT_CONNECTIONS
+from gateway.app import MAX_STREAMS
 from gateway.reads import POOL_SIZE
 from ingestor.writer import WRITERS
 
@@ -119,7 +119,7 @@ def connections(name: str, environ: Mapping[str, str]) -> int:
     """Return how many database connections one pod of a workload holds at most, from the code."""
     if name == "analytics-gateway":
         probe = 1
-        return int(environ["WEB_CONCURRENCY"]) * (POOL_SIZE + INCIDENT_CONNECTIONS + probe)
+        return int(environ["WEB_CONCURRENCY"]) * (POOL_SIZE + MAX_STREAMS + probe)
     if name == "analytics-export-worker":
         # One a slot; heartbeat, upkeep, listener, gauges, probe; at the stop one that gives jobs back.
         return int(environ["EXPORT_WORKER_CONCURRENCY"]) + 6
