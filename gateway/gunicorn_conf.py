@@ -34,6 +34,7 @@ _metrics_folder = _make_metrics_folder()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder)
 
 from gateway import server  # noqa: E402  prometheus_client comes with it
+from shared import process_metrics  # noqa: E402, F401  before the fork: its workers tell start times alike
 from shared.logs import configure_logs, log_start  # noqa: E402
 
 bind = f"0.0.0.0:{_settings.http_port}"

@@ -18,6 +18,7 @@ from shared.db import Database
 from shared.errors import AnalyticsError, SchemaOutdated
 from shared.metrics import GatewayMetrics, exposition
 from shared.migrate import check_schema
+from shared.process_metrics import add_process_metrics, arbiter_and_workers
 from shared.version import COMMIT, VERSION
 
 _PROBE_SECONDS = 3
@@ -72,7 +73,7 @@ class ReadyResource:
 
 
 class MetricsResource:
-    """GET /metrics: the sum over all worker processes of this gateway."""
+    """GET /metrics: the sum over all worker processes of this gateway, and what each process takes."""
 
     NEEDS: ClassVar = {"GET": PUBLIC}
 
@@ -80,6 +81,7 @@ class MetricsResource:
         """Answer in the format the scraper asks for."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
+        add_process_metrics(registry, arbiter_and_workers)
         resp.data, resp.content_type = exposition(registry, req.get_header("Accept"))
 
 

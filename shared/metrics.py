@@ -9,6 +9,7 @@ import re
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
+from shared.process_metrics import add_process_metrics
 from shared.version import COMMIT, VERSION
 
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -57,7 +58,15 @@ class CommonMetrics:
         build_info.labels(process=process, version=VERSION, commit=COMMIT).set(1)
 
 
-class IngestorMetrics(CommonMetrics):
+class WorkerMetrics(CommonMetrics):
+    """What each worker exports: a process of its own, unlike the gateway's, which say so together."""
+
+    def __init__(self, registry: CollectorRegistry, process: str) -> None:
+        super().__init__(registry, process)
+        add_process_metrics(registry)
+
+
+class IngestorMetrics(WorkerMetrics):
     """What the ingestor exports."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -119,7 +128,7 @@ class IngestorMetrics(CommonMetrics):
         )
 
 
-class RollupMetrics(CommonMetrics):
+class RollupMetrics(WorkerMetrics):
     """What the rollup worker exports."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -203,7 +212,7 @@ class RollupMetrics(CommonMetrics):
         )
 
 
-class ExportMetrics(CommonMetrics):
+class ExportMetrics(WorkerMetrics):
     """What the export worker exports."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -27,7 +27,7 @@ TARGET_KEYS = {
     "prometheus": ({"refId", "datasource", "expr", "legendFormat"}, {"format", "instant"}),
     SQL: ({"refId", "datasource", "rawSql", "rawQuery", "editorMode", "format"}, set()),
 }
-UNITS = {"short", "s", "ms", "percentunit"}
+UNITS = {"short", "s", "ms", "percentunit", "bytes"}
 
 
 def test_the_three_dashboards_exist() -> None:
