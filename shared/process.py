@@ -1,5 +1,6 @@
 """What every process does around its work: stop on a signal, back off, tell who it is."""
 
+import atexit
 import os
 import random
 import signal
@@ -33,8 +34,16 @@ class Stop:
         def handle(_number: int, _frame: FrameType | None) -> None:
             stop.set()
 
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, handle)
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            signal.signal(number, handle)
+
+        # While it ends, Python takes handlers away: a second signal would kill what has stopped well.
+        @atexit.register
+        def ignore() -> None:
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)
+
         return stop
 
     def set(self) -> None:

@@ -28,8 +28,10 @@ def free_port() -> int:
 class Process:
     """One running process of the fleet, with the URL of its probes."""
 
-    def __init__(self, name: str, environ: Mapping[str, str], log_folder: Path) -> None:
-        port = free_port()
+    def __init__(
+        self, name: str, environ: Mapping[str, str], log_folder: Path, port: int | None = None
+    ) -> None:
+        port = port or free_port()
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
         self.log = log_folder / f"{name}-{port}.log"
@@ -103,15 +105,15 @@ class Fleet:
         self._log_folder = log_folder
         self.processes: list[Process] = []
 
-    def start(self, name: str, **environ: str) -> Process:
-        """Start a process of the Procfile; do not wait for it."""
-        process = Process(name, self.environ | environ, self._log_folder)
+    def start(self, name: str, port: int | None = None, **environ: str) -> Process:
+        """Start a process of the Procfile, on a free port unless told; do not wait for it."""
+        process = Process(name, self.environ | environ, self._log_folder, port)
         self.processes.append(process)
         return process
 
     def start_ready(self, *names: str, **environ: str) -> list[Process]:
         """Start processes side by side and wait until all are ready."""
-        return [process.wait_ready() for process in [self.start(name, **environ) for name in names]]
+        return [process.wait_ready() for process in [self.start(name, None, **environ) for name in names]]
 
     def close(self) -> None:
         """Kill what still runs."""
