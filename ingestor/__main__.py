@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry
 
 from ingestor.replay import replay
 from ingestor.service import Ingestor
-from shared.amqp import Topology
 from shared.errors import BrokerUnavailable
 from shared.logs import configure_logs, log_start
 from shared.metrics import IngestorMetrics
 from shared.probe_server import start_probe_server
 from shared.process import Stop
+from shared.rabbitmq.topology import Topology
 from shared.settings import BrokerSettings, IngestorSettings, load_or_exit
 
 

@@ -6,10 +6,11 @@ from datetime import datetime
 
 import msgspec
 
-from shared.amqp import Delivery
+from ingestor.envelope import Envelope, read_envelope
 from shared.buckets import rfc3339
 from shared.events import Event, InvalidEvent, decode_event, split_message
 from shared.logs import safe_id
+from shared.rabbitmq.frames import Delivery
 
 # A batch of large messages closes early, so that two or three batches in hand stay small in memory.
 BATCH_BYTES = 4 * 1024 * 1024
@@ -27,10 +28,11 @@ class Message(msgspec.Struct, eq=False):
     def of(cls, delivery: Delivery) -> "Message":
         """Cut a delivery's body into events; the whole is not kept beside the pieces."""
         body, delivery.body = delivery.body, b""
+        size_bytes = len(body) + len(delivery.properties)
         try:
-            return cls(delivery, split_message(body), len(body))
+            return cls(delivery, split_message(body), size_bytes)
         except InvalidEvent as fault:
-            return cls(delivery, [body], len(body), fault)
+            return cls(delivery, [body], size_bytes, fault)
 
 
 class Row(msgspec.Struct, eq=False):
@@ -59,11 +61,13 @@ class Row(msgspec.Struct, eq=False):
         return sum(source.event.content_digest != content_digest for source in self.sources)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DeadLetter:
-    """An event that cannot be stored, with its reason: a short word group and a sentence."""
+class DeadLetter(msgspec.Struct, frozen=True, eq=False):
+    """An event that cannot be stored, with its reason: a short word group and a sentence.
 
-    message: Message
+    It holds nothing of its message but the envelope and its own text.
+    """
+
+    envelope: Envelope
     body: bytes
     reason: str
     detail: str
@@ -78,7 +82,7 @@ class Batch:
     can never be rows. received_at: when the first message reached this process. abandoned: the channel
     the messages came by is gone, so they will come again; whoever holds the batch may drop it.
     correlation_id: the first message's, where it has a fit one, else a new one; it names the batch in the
-    logs from delivery to commit to rollup.
+    logs from delivery to commit to rollup. sent_at: the first message's timestamp, as its producer set it.
     """
 
     received_at: datetime
@@ -89,6 +93,7 @@ class Batch:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     abandoned: bool = False
     correlation_id: str = ""
+    sent_at: int | None = None
 
     def has_room_for(self, message: Message, most_events: int) -> bool:
         """Whether the message fits. A message is one commit and one ack, so it is never split: one
@@ -106,7 +111,9 @@ class Batch:
     def add(self, message: Message) -> None:
         """Take a message in and judge its events."""
         if not self.messages:
-            self.correlation_id = safe_id(message.delivery.properties.correlation_id)
+            envelope = read_envelope(message.delivery)
+            self.correlation_id = safe_id(envelope.correlation_id)
+            self.sent_at = envelope.sent_at
         self.messages.append(message)
         self.events += len(message.elements)
         self.size_bytes += message.size_bytes
@@ -134,9 +141,9 @@ class Batch:
 
 def dead_letter(batch: Batch, message: Message, raw: bytes, reason: str, detail: str) -> DeadLetter:
     """Make a dead letter; one that was replayed keeps the time it was first seen."""
-    headers = message.delivery.properties.headers or {}
-    first_seen = headers.get("x-first-seen") or rfc3339(batch.received_at)
-    return DeadLetter(message, bytes(raw), reason, detail, str(first_seen))
+    envelope = read_envelope(message.delivery)
+    first_seen = envelope.first_seen or rfc3339(batch.received_at)
+    return DeadLetter(envelope, bytes(raw), reason, detail, first_seen)
 
 
 class Prefetch:
@@ -147,7 +154,7 @@ class Prefetch:
     """
 
     FIRST = 200
-    MOST = 65_535  # the protocol's
+    MAX = 65_535  # the protocol's
 
     def __init__(self, target_events: int, target_bytes: int) -> None:
         self._target_events = target_events
@@ -168,4 +175,4 @@ class Prefetch:
             return self.FIRST
         by_events = self._target_events / self._message_events
         by_bytes = self._target_bytes / self._message_bytes
-        return int(min(max(min(by_events, by_bytes), 1), self.MOST))
+        return int(min(max(min(by_events, by_bytes), 1), self.MAX))

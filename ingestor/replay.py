@@ -8,17 +8,16 @@ invalid come back as new dead letters; the run ends with those that were there w
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.amqp import Topology, blocking_channel, persistent
+from ingestor.envelope import Envelope, read_envelope
+from shared.rabbitmq.frames import Delivery
+from shared.rabbitmq.properties import persistent
+from shared.rabbitmq.session import blocking_channel
+from shared.rabbitmq.topology import Topology
 
 _PROGRESS_SECONDS = 1.0
-
-# What dead-lettering added, by us (x-reason, x-detail) or by the broker.
-_STRIPPED = ("x-reason", "x-detail", "x-death", "x-delivery-count", "x-acquired-count")
-_STRIPPED_PREFIXES = ("x-first-death-", "x-last-death-", "x-opt-rabbitmq-")
 
 
 @dataclass
@@ -59,38 +58,34 @@ def replay(
             method, properties, body = channel.basic_get(topology.dead_letter_queue)
             if method is None:
                 break
-            found = reason_of(properties.headers or {})
-            if reason is not None and found != reason:
-                summary.kept[found] += 1  # unacknowledged, it stays when the channel closes
+            envelope = _envelope(method, properties)
+            if reason is not None and envelope.reason != reason:
+                summary.kept[envelope.reason] += 1  # unacknowledged, it stays when the channel closes
                 continue
             if not dry_run:
-                _publish_back(channel, topology, method, properties, body)
+                _publish_back(channel, topology, envelope, body)
                 channel.basic_ack(method.delivery_tag)
-            summary.replayed[found] += 1
+            summary.replayed[envelope.reason] += 1
             if time.monotonic() - shown_at > _PROGRESS_SECONDS:
                 shown_at = time.monotonic()
                 sys.stderr.write(f"{number} of {waiting} dead letters read\n")
     return summary
 
 
-def reason_of(headers: Mapping[str, Any]) -> str:
-    """Return why a letter is here: our reason, or the broker's (`delivery-limit`)."""
-    if "x-reason" in headers:
-        return str(headers["x-reason"])
-    deaths = headers.get("x-death") or [{}]
-    return str(deaths[0].get("reason", "unknown")).replace("_", "-")
+def _envelope(method: Any, properties: Any) -> Envelope:
+    key = method.routing_key  # bytes where it is not UTF-8
+    key = key.encode() if isinstance(key, str) else key
+    return read_envelope(Delivery(method.delivery_tag, key, properties.encoded, b""))
 
 
-def _publish_back(channel: Any, topology: Topology, method: Any, properties: Any, body: bytes) -> None:
-    kept = {
-        name: value
-        for name, value in (properties.headers or {}).items()
-        if name not in _STRIPPED and not str(name).startswith(_STRIPPED_PREFIXES)
-    }
+def _publish_back(channel: Any, topology: Topology, envelope: Envelope, body: bytes) -> None:
+    headers = dict(envelope.headers)
+    if envelope.first_seen is not None:
+        headers["x-first-seen"] = envelope.first_seen
     channel.basic_publish(
         topology.exchange,
-        method.routing_key,
+        envelope.routing_key,
         body,
-        persistent(headers=kept, correlation_id=properties.correlation_id, timestamp=properties.timestamp),
+        persistent(headers=headers, texts=envelope.texts, timestamp=envelope.sent_at),
         mandatory=True,
     )

@@ -7,13 +7,20 @@ from functools import partial
 
 import structlog
 
-from ingestor.consumer import Consumer
+from ingestor.batch import Batch, Prefetch
+from ingestor.consumer import TARGET_BYTES, Consumer
 from ingestor.dead_letters import DeadLetterPublisher
-from ingestor.store import BatchStore
+from ingestor.gathering import Gathering
+from ingestor.oversized import OversizedMover
+from ingestor.queue_metrics import QueueMetrics
+from ingestor.settlement import Settlement
+from ingestor.store import BatchStore, Outcome
 from ingestor.writer import WRITERS, Batches, Writer
-from shared.amqp import Loop, Topology
+from shared.clock import Clock, utc_now
 from shared.metrics import IngestorMetrics
 from shared.process import Stop, instance_name
+from shared.rabbitmq.session import Loop
+from shared.rabbitmq.topology import Topology
 from shared.settings import IngestorSettings
 
 TICK_SECONDS = 0.25
@@ -29,39 +36,66 @@ CLOSE_SECONDS = 3
 class Ingestor:
     """Runs until a stop: consumer and dead letters on the loop, each writer in a thread of its own."""
 
-    def __init__(self, settings: IngestorSettings, metrics: IngestorMetrics) -> None:
+    def __init__(self, settings: IngestorSettings, metrics: IngestorMetrics, clock: Clock = utc_now) -> None:
         self._loop = Loop()
         self._log = structlog.get_logger("ingestor")
+        self._metrics = metrics
         self._failure: BaseException | None = None
         self._ticked_at = time.monotonic()
         self._queues_checked_at = 0.0
         name = instance_name()
         batches: Batches = queue.SimpleQueue()
         topology = Topology.of(settings)
+        # The batches being written, one that waits, and one being gathered.
+        prefetch = Prefetch((WRITERS + 2) * settings.batch_size, TARGET_BYTES)
+        self._queue_metrics = QueueMetrics(topology, metrics)
         self._dead_letters = DeadLetterPublisher(
             self._loop,
             settings.rabbitmq_url,
             topology,
             metrics,
             connection_name=f"ingestor {name} dead letters",
+            on_failed=self._fail,
+        )
+        self._settlement = Settlement(self._dead_letters, metrics, clock)
+        self._oversized = OversizedMover(
+            self._loop,
+            settings.rabbitmq_url,
+            topology,
+            metrics,
+            self._settlement,
+            connection_name=f"ingestor {name} oversized messages",
+            clock=clock,
+            on_failed=self._fail,
+        )
+        self._gathering = Gathering(
+            self._loop,
+            batches,
+            self._settlement,
+            metrics,
+            batch_size=settings.batch_size,
+            batch_timeout=settings.batch_timeout,
+            clock=clock,
+            prefetch=prefetch,
         )
         self._consumer = Consumer(
             self._loop,
             settings.rabbitmq_url,
             topology,
             metrics,
-            batches=batches,
-            dead_letters=self._dead_letters,
-            batch_size=settings.batch_size,
-            batch_timeout=settings.batch_timeout,
+            prefetch=prefetch,
+            gathering=self._gathering,
+            settlement=self._settlement,
+            oversized=self._oversized,
             connection_name=f"ingestor {name}",
+            on_failed=self._fail,
         )
         self._writers = [
             Writer(
                 BatchStore(settings.database_url, name),
                 batches,
                 metrics,
-                on_written=self._consumer.written_elsewhere,
+                on_written=self._written,
                 on_failed=self._writer_failed,
             )
             for _ in range(WRITERS)
@@ -83,11 +117,15 @@ class Ingestor:
     def ready(self) -> dict[str, str]:
         """Return the dependencies that do not do their part."""
         writer_fault = next((writer.fault for writer in self._writers if writer.fault), None)
-        faults = {"rabbitmq": self._consumer.fault, "postgresql": writer_fault}
+        faults = {
+            "rabbitmq": self._consumer.fault,
+            "postgresql": writer_fault,
+            "dead_letters": self._dead_letters.fault or self._oversized.fault,
+        }
         return {part: fault for part, fault in faults.items() if fault}
 
     def run(self, stop: Stop) -> None:
-        """Work until the stop, then write and acknowledge what is in hand. Raises what the writer raised."""
+        """Work until the stop, then write and acknowledge what is in flight. Raises what ended it early."""
         for writer in self._writers:
             writer.start()
         self._consumer.open()
@@ -100,9 +138,10 @@ class Ingestor:
         deadline = time.monotonic() + CLOSE_SECONDS
         for writer in self._writers:
             writer.join(max(0, deadline - time.monotonic()))
-        self._consumer.close()
-        self._dead_letters.close()
-        self._run_until(lambda: self._consumer.is_closed and self._dead_letters.is_closed, CLOSE_SECONDS)
+        closing = (self._consumer, self._dead_letters, self._oversized)
+        for connection in closing:
+            connection.close()
+        self._run_until(lambda: all(connection.is_closed for connection in closing), CLOSE_SECONDS)
         self._loop.close()
         if self._failure is not None:
             raise self._failure
@@ -112,20 +151,35 @@ class Ingestor:
         if stop:
             self._loop.stop()
             return
-        self._consumer.settle_slow()
+        self._settlement.pass_slow()
+        self._dead_letters.check()
+        self._oversized.check()
+        self._consumer.ask()
         if now - self._queues_checked_at > QUEUE_CHECK_SECONDS:
             self._queues_checked_at = now
-            self._consumer.measure_queues()
+            self._measure_queues()
         self._loop.call_later(TICK_SECONDS, partial(self._tick, stop))
 
+    def _measure_queues(self) -> None:
+        if self._consumer.channel is not None:
+            self._queue_metrics.ask(self._consumer.channel)
+        if not self._events_in_flight:
+            self._metrics.queue_oldest_age_seconds.set(0)
+
+    @property
+    def _events_in_flight(self) -> int:
+        """Events that are not committed yet."""
+        return self._gathering.events + self._settlement.events_writing
+
     def _drain(self) -> None:
-        self._log.info("stopping", events_in_hand=self._consumer.events_in_hand)
+        self._log.info("stopping", events_in_flight=self._events_in_flight)
         self._consumer.drain()
-        self._run_until(lambda: self._consumer.events_in_hand == 0, DRAIN_SECONDS)
-        if self._consumer.events_in_hand:
+        self._run_until(lambda: self._settlement.is_done, DRAIN_SECONDS)
+        if not self._settlement.is_done:
             self._log.warning(
-                "stopped with events in hand; RabbitMQ will deliver them again",
-                events=self._consumer.events_in_hand,
+                "stopped with messages in flight; RabbitMQ will deliver them again",
+                events=self._events_in_flight,
+                dead_letters=self._dead_letters.unconfirmed,
             )
 
     def _run_until(self, done: Callable[[], bool], most_seconds: float) -> None:
@@ -142,7 +196,15 @@ class Ingestor:
         self._loop.call_later(0, look)
         self._loop.start()
 
+    def _written(self, batch: Batch, outcome: Outcome) -> None:
+        """Pass a batch on to the loop's thread; called in a writer's."""
+        self._loop.add_callback_threadsafe(partial(self._settlement.written, batch, outcome))
+
     def _writer_failed(self, error: BaseException) -> None:
         """End the process with the writer's error; called in the writer's thread."""
-        self._failure = error
-        self._loop.add_callback_threadsafe(self._loop.stop)
+        self._loop.add_callback_threadsafe(partial(self._fail, error))
+
+    def _fail(self, error: BaseException) -> None:
+        """End the process with this error."""
+        self._failure = self._failure or error
+        self._loop.stop()

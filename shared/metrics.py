@@ -95,6 +95,11 @@ class IngestorMetrics(WorkerMetrics):
             ["reason"],
             registry=registry,
         )
+        self.dead_letters_unconfirmed = Gauge(
+            "analytics_ingestion_dead_letters_unconfirmed",
+            "Dead letters that RabbitMQ has not confirmed yet; their messages stay unacknowledged.",
+            registry=registry,
+        )
         self.batch_events = Histogram(
             "analytics_ingestion_batch_events",
             "Events in a batch.",
@@ -103,7 +108,7 @@ class IngestorMetrics(WorkerMetrics):
         )
         self.batch_seconds = Histogram(
             "analytics_ingestion_batch_seconds",
-            "From a batch's first event to its acknowledgement.",
+            "From a batch's first event to the end of its commit.",
             buckets=_BATCH_SECONDS,
             registry=registry,
         )

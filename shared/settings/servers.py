@@ -67,7 +67,7 @@ def _check_database(text: str, _parts: SplitResult) -> None:
 
 
 def _check_broker(text: str, parts: SplitResult) -> None:
-    from shared.amqp import check_url  # noqa: PLC0415  see above
+    from shared.rabbitmq.url import check_url  # noqa: PLC0415  see above
 
     _check_port(parts)
     check_url(text)

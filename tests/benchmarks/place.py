@@ -13,7 +13,7 @@ import pika
 
 from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
-from shared.amqp import Topology, declare
+from shared.rabbitmq.topology import Topology, declare
 from tests.support.fleet import Fleet, Process
 from tests.support.seed import connect
 

@@ -13,7 +13,7 @@ from psycopg2.extensions import connection
 from deploy.local.api import wait_until
 from deploy.local.stack import LocalStack, migrate
 from deploy.local.traffic import Event, Router, encode
-from shared.amqp import declare
+from shared.rabbitmq.topology import declare
 from tests.conftest import TestBroker, TestDatabase
 from tests.support.fleet import Process
 from tests.support.ingestion import Ingestion, hold_key, results, wait_until_waiting

@@ -9,9 +9,9 @@ import pytest
 
 from deploy.local.checkout import ROOT
 from deploy.local.traffic import Router, encode
-from shared.amqp import persistent
+from shared.rabbitmq.properties import persistent
 from tests.conftest import TestBroker
-from tests.support.ingestion import Ingestion
+from tests.support.ingestion import Ingestion, replay
 
 NOW = datetime.now(UTC)
 LONG_AGO = "2026-01-02T03:04:05Z"
@@ -24,18 +24,6 @@ def put_letters(ingestion: Ingestion, bodies: list[bytes], reason: str) -> None:
         ingestion.channel.basic_publish(
             ingestion.topology.dead_letter_exchange, "usage", body, persistent(headers=headers)
         )
-
-
-def replay(broker: TestBroker, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ingestor", "replay-dead-letters", *options],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **broker.settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def events(count: int) -> list[bytes]:

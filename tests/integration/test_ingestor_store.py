@@ -12,8 +12,8 @@ from psycopg2.extensions import connection
 from deploy.local.traffic import Event, Router, encode
 from ingestor.batch import Batch, Message
 from ingestor.store import BatchStore, Outcome
-from shared.amqp import Delivery
 from shared.errors import DatabaseUnavailable
+from shared.rabbitmq.frames import Delivery
 from shared.statements import load_statements
 from tests.conftest import TestDatabase
 from tests.support.ingestion import hold_key, wait_until_waiting
@@ -29,7 +29,7 @@ def traffic(count: int, seed: int = 1) -> list[Event]:
 
 def batch_of(events: list[Event]) -> Batch:
     batch = Batch(datetime.now(UTC))
-    batch.add(Message.of(Delivery(1, "usage", b"", encode(events))))
+    batch.add(Message.of(Delivery(1, b"usage", b"", encode(events))))
     assert batch.dead_letters == []
     return batch
 

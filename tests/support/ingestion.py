@@ -1,6 +1,9 @@
 """What the tests of the ingestor share: its queues, its processes, and what came of their work."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,10 @@ from psycopg2.extensions import connection
 from deploy.local.api import wait_until
 from deploy.local.books import Books
 from deploy.local.traffic import Event
-from shared.amqp import Topology, declare, persistent
+from shared.rabbitmq.properties import persistent
+from shared.rabbitmq.topology import Topology, declare
 from tests.conftest import TestBroker, TestDatabase
-from tests.support.fleet import Fleet, Process
+from tests.support.fleet import ROOT, Fleet, Process
 
 
 class Ingestion:
@@ -80,6 +84,19 @@ class Ingestion:
         for process in processes:
             assert process.stop() == 0, process.log_tail()
         assert self.waiting() == 0
+
+
+def replay(broker: TestBroker, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the command that puts dead letters back."""
+    return subprocess.run(
+        [sys.executable, "-m", "ingestor", "replay-dead-letters", *options],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **broker.settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def hold_key(other: connection, event: Event) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.local.traffic import Event, Router, encode
 from ingestor.batch import BATCH_BYTES, Batch, Message, Prefetch
-from shared.amqp import Delivery
+from shared.rabbitmq.frames import Delivery
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -17,7 +17,8 @@ def traffic(count: int) -> list[Event]:
 
 
 def message(body: bytes, tag: int = 1, headers: dict[str, str] | None = None) -> Message:
-    return Message.of(Delivery(tag, "usage", pika.BasicProperties(headers=headers), body))
+    encoded = b"".join(pika.BasicProperties(headers=headers).encode())
+    return Message.of(Delivery(tag, b"usage", encoded, body))
 
 
 def batch_of(*bodies: bytes) -> Batch:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("gateway", "ingestor", "rollup_worker", "export_worker")
 BORDERS = {
     "psycopg2": {"shared/db.py"},
-    "pika": {"shared/amqp.py"},
+    "pika": {f"shared/rabbitmq/{name}.py" for name in ("connection", "properties", "session", "url")},
     "redis": {"gateway/freshness_cache.py"},
     "minio": {"shared/object_store.py"},
 }
