@@ -13,11 +13,12 @@ from psycopg2.extensions import connection
 
 from deploy.local.api import wait_until
 from deploy.local.books import Books
+from deploy.local.checkout import ROOT
 from deploy.local.traffic import Event
 from shared.rabbitmq.properties import persistent
 from shared.rabbitmq.topology import Topology, declare
 from tests.conftest import TestBroker, TestDatabase
-from tests.support.fleet import ROOT, Fleet, Process
+from tests.support.fleet import Fleet, Process
 
 
 class Ingestion:
