@@ -29,7 +29,16 @@ MAX_STREAMS = 3
 """Incident exports at once in each process. They have connections of their own."""
 
 
-def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[Any, Any]:
+class Application(falcon.App[Any, Any]):
+    """The WSGI application."""
+
+    def __init__(self, correlation: Correlation, access: Access) -> None:
+        super().__init__(middleware=[correlation, access])
+        self.correlation = correlation
+        """Counts also what the server refuses by itself (gateway/server.py)."""
+
+
+def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application:
     """Return the application. Connects to nothing yet."""
     metrics = GatewayMetrics(CollectorRegistry())
     reads = Reads(settings.database_url, metrics)
@@ -38,11 +47,8 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> falcon.App[
     large = Slots("large answers", max_by_subject=1, max_by_org=1, max_in_all=2)
     streams = Slots("incident exports", max_by_subject=2, max_by_org=2, max_in_all=MAX_STREAMS)
     compat = settings.org_binding == "compat"
-    middleware: list[Any] = [
-        Correlation(metrics),
-        Access(reads, enabled=settings.enable_rbac, compat=compat),
-    ]
-    app = falcon.App(middleware=middleware)
+    access = Access(reads, enabled=settings.enable_rbac, compat=compat)
+    app = Application(Correlation(metrics), access)
     # No body but JSON that a resource reads itself: form parsing is for browsers.
     app.req_options.media_handlers.clear()
     app.req_options.strip_url_path_trailing_slash = False

@@ -55,6 +55,14 @@ class Correlation:
         )
         structlog.contextvars.clear_contextvars()
 
+    def refused(self, status: int, detail: str) -> str:
+        """Count and log what was refused before it was a request to the application; return an id for it."""
+        request_id: str = safe_id(None)
+        labels = {"route": "unmatched", "method": "OTHER"}
+        self._metrics.requests.labels(**labels, status=status).inc()
+        _log.info("request", **labels, request_id=request_id, status=status, detail=detail)
+        return request_id
+
 
 _QUIET_ROUTES = {"/metrics", "/analytics/v1/status/healthz", "/analytics/v1/status/readyz"}
 

@@ -40,7 +40,7 @@ from shared.logs import configure_logs, log_start  # noqa: E402
 bind = f"0.0.0.0:{_settings.http_port}"
 workers = _settings.workers
 worker_class = server.Worker
-threads = 16
+threads = 32
 timeout = 60
 graceful_timeout = 25
 keepalive = 15
@@ -53,7 +53,7 @@ control_socket_disable = True
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
 os.environ.pop("SCRIPT_NAME", None)
-pre_request = server.mark_repeated_headers
+pre_request = server.prepare_request
 # gunicorn's own messages take the way of ours.
 logger_class = server.ServerLog
 logconfig_dict = {
@@ -66,7 +66,6 @@ def on_starting(_arbiter: Any) -> None:
     """Say with which settings the gateway starts."""
     log = configure_logs(_settings, "gateway")
     log_start(log, _settings, os.environ)
-    server.install_problems()
     logging.getLogger("gunicorn.error").addFilter(server.is_no_silent_client)
 
 
