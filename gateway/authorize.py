@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.problems import Fault, Problem
-from shared.event_text import uuid_text
+from shared.usage_event.text import uuid_text
 
 PUBLIC = "public"
 """No actor needed."""

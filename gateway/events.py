@@ -9,7 +9,8 @@ from gateway.bodies import read_body
 from gateway.params import Params
 from gateway.problems import Fault, Problem
 from shared.clock import Clock
-from shared.events import MAX_MESSAGE_BYTES, InvalidEvent, decode_event, split_message
+from shared.usage_event.decode import decode_event, split_message
+from shared.usage_event.schema import MAX_MESSAGE_BYTES, InvalidEvent
 
 _MOST_FAULTS = 1000
 

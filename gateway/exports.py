@@ -19,9 +19,9 @@ from gateway.reads import Reads
 from shared.buckets import rfc3339, widen
 from shared.clock import Clock
 from shared.db import Cursor
-from shared.event_text import instant, uuid_text
 from shared.object_store import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
+from shared.usage_event.text import instant, uuid_text
 
 LONGEST_WINDOW = timedelta(days=31)
 _MOST_MODELS = 100

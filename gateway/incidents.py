@@ -35,9 +35,9 @@ from gateway.problems import Problem
 from gateway.slots import Slots
 from shared.db import Cursor, Database, Pool
 from shared.errors import AnalyticsError
-from shared.event_text import org_id_text
 from shared.settings import DatabaseSettings, load_or_exit
 from shared.statements import load_statements
+from shared.usage_event.text import org_id_text
 
 COLUMNS = (
     "event_id", "org_id", "occurred_at", "received_at", "model_id", "actor_id", "input_tokens",

@@ -8,7 +8,7 @@ from urllib.parse import unquote_plus
 
 from gateway.problems import Fault, Problem
 from shared.buckets import GRAINS, widen
-from shared.event_text import instant, org_id_text
+from shared.usage_event.text import instant, org_id_text
 
 LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=92), "day": timedelta(days=400)}
 """The longest window of each granularity."""

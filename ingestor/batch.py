@@ -8,9 +8,10 @@ import msgspec
 
 from ingestor.envelope import Envelope, read_envelope
 from shared.buckets import rfc3339
-from shared.events import Event, InvalidEvent, decode_event, split_message
 from shared.logs import safe_id
 from shared.rabbitmq.frames import Delivery
+from shared.usage_event.decode import Event, decode_event, split_message
+from shared.usage_event.schema import InvalidEvent
 
 # A batch of large messages closes early, so that two or three batches in hand stay small in memory.
 BATCH_BYTES = 4 * 1024 * 1024

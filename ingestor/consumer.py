@@ -14,13 +14,13 @@ from ingestor.batch import Message, Prefetch
 from ingestor.gathering import Gathering
 from ingestor.oversized import OversizedMover
 from ingestor.settlement import Settlement
-from shared.events import MAX_MESSAGE_BYTES
 from shared.metrics import IngestorMetrics
 from shared.process import Backoff
 from shared.rabbitmq.frames import Chunk, Delivery, Receiver
 from shared.rabbitmq.session import Loop, Session
 from shared.rabbitmq.topology import Topology, declare
 from shared.rabbitmq.url import parameters
+from shared.usage_event.schema import MAX_MESSAGE_BYTES
 
 # Messages and dead letters in flight: what is asked for, and what is never passed.
 TARGET_BYTES = 12 * 1024 * 1024

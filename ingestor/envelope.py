@@ -9,9 +9,9 @@ import re
 
 import msgspec
 
-from shared.event_text import instant
 from shared.rabbitmq.frames import Delivery
 from shared.rabbitmq.properties import Properties, read_properties
+from shared.usage_event.text import instant
 
 # A dead letter's header frame has to fit into 4,096 bytes, the least that a broker may negotiate: six
 # properties of 255 bytes, these headers, and 1,200 bytes for ours.

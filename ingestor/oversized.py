@@ -21,13 +21,13 @@ from ingestor.envelope import read_envelope
 from ingestor.settlement import Settlement
 from shared.buckets import rfc3339
 from shared.clock import Clock
-from shared.events import MAX_MESSAGE_BYTES, Reason
 from shared.metrics import IngestorMetrics
 from shared.process import Backoff
 from shared.rabbitmq.frames import Chunk, Delivery
 from shared.rabbitmq.session import Loop, Session
 from shared.rabbitmq.topology import Topology, declare
 from shared.rabbitmq.url import parameters
+from shared.usage_event.schema import MAX_MESSAGE_BYTES, Reason
 
 # At half of this the next piece waits for the socket, at the whole the message is cut off: the broker does
 # not take it. The loop is held up meanwhile, but not for longer than this at a time.

@@ -31,7 +31,7 @@ VALUES (%(ingestor)s, %(correlation_id)s, %(received)s, %(inserted)s, %(received
 RETURNING batch_id;
 
 -- name: copy_events
--- The batch's new events; the first columns are those of shared.events.COPY_COLUMNS.
+-- The batch's new events; the first columns are those of shared.usage_event.schema.COPY_COLUMNS.
 COPY analytics.usage_events (event_id, org_id, occurred_at, model_id, status, latency_ms, input_tokens,
     output_tokens, cost_estimate_cents, actor_id, client_id, error_code, metadata, batch_id, received_at)
 FROM STDIN;

@@ -13,7 +13,7 @@ from io import BytesIO
 from deploy.local.api import wait_until
 from deploy.local.stack import LocalStack, Say
 from deploy.local.traffic import Publisher, Router, encode
-from shared.events import decode_event
+from shared.usage_event.decode import decode_event
 from tests.benchmarks.place import Place
 from tests.benchmarks.rows import BenchRow
 

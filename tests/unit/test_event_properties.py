@@ -11,9 +11,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import events
-from shared.event_faults import Fields, InvalidEvent, Reason, examine
-from shared.events import Event, decode_event, split_message
+from shared.usage_event import decode as events
+from shared.usage_event.decode import Event, decode_event, split_message
+from shared.usage_event.diagnose import examine
+from shared.usage_event.schema import Fields, InvalidEvent, Reason
 from tests.unit.test_events import GOOD, NOW, event, faults_of, stored, with_text
 
 quick = settings(max_examples=150, deadline=None)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared.event_faults import RULES, InvalidEvent
-from shared.events import COPY_COLUMNS, decode_event, split_message
+from shared.usage_event.decode import decode_event, split_message
+from shared.usage_event.schema import COPY_COLUMNS, RULES, InvalidEvent
 
 NOW = datetime(2026, 11, 23, 9, 4, tzinfo=UTC)
 GOOD: dict[str, Any] = {

@@ -1,32 +1,7 @@
-r"""Usage events: from the message a producer published to the line that COPY stores.
+"""From the message that a producer published to the line that COPY stores.
 
-A message is a JSON object, one event, or a JSON array of 1 to 1,000 of them (`split_message`). Each
-event is then judged alone (`decode_event`): a bad one does not harm the others of its batch.
-
-The rules, beyond those of each field (`shared.event_faults.RULES`):
-
-- Names are in camelCase; the snake_case spelling of a name means the same. A field that is given more
-  than once, in either spelling, must mean the same each time. Unknown keys are ignored.
-- `null` means absent for the optional fields, and is invalid for the required ones.
-- Integers are JSON integers: `12.0`, `1e3`, `"12"` and `true` are none. `-0` is 0.
-- Cost is a JSON number, kept to 10 decimals, rounded half to even. Exponents have 18 digits at most.
-- Times are RFC 3339 with `Z` or an offset; decimals past the sixth are cut off. At most 24 hours ahead
-  of `now` and at most 400 days before it, both included.
-- Lengths count Unicode code points. NUL characters, halves of surrogate pairs, NaN, Infinity and
-  invalid UTF-8 are invalid wherever they stand, under unknown keys too; so is a byte-order mark.
-
-The reasons an `InvalidEvent` can have (`Reason`):
-
-- `message-too-large`: the message has more than 1 MiB.
-- `batch-too-large`: the array has more than 1,000 elements.
-- `empty-batch`: the array has no element; whoever sent it meant to send something.
-- `invalid-utf8`: bytes that are not UTF-8.
-- `invalid-json`: not JSON, the whole or what stands for one field, or nested too deeply to read.
-- `not-an-object`: JSON, but not an object (nor, for a message, an array).
-- `missing-field`: a required field is not there.
-- `invalid-field`: a field, or an unknown key, breaks its rule.
-- `ambiguous-field`: a field is given twice with different values.
-- `occurred-at-in-future`, `occurred-at-too-old`: outside the window above.
+A message is cut into the JSON texts of its events (`split_message`); each event is then judged alone
+(`decode_event`). The rules are in `schema`, what is wrong with an event is found by `diagnose`.
 """
 
 import hashlib
@@ -36,55 +11,19 @@ from datetime import datetime
 import msgspec
 from msgspec import UNSET, Raw
 
-from shared.event_faults import (
+from shared.usage_event.diagnose import cut, decode_pairs, examine, holds_nul, text_fault
+from shared.usage_event.schema import (
     FIELD_BY_SPELLING,
     MAX_AGE,
     MAX_AHEAD,
-    RULES,
+    MAX_BATCH_EVENTS,
+    MAX_MESSAGE_BYTES,
     Fault,
     Fields,
     InvalidEvent,
     Reason,
-    cut,
-    decode_pairs,
-    examine,
-    holds_nul,
-    text_fault,
 )
-from shared.event_text import copy_escaped, cost_text, instant, metadata_text, org_id_text, uuid_text
-
-__all__ = [
-    "COPY_COLUMNS",
-    "MAX_BATCH_EVENTS",
-    "MAX_MESSAGE_BYTES",
-    "RULES",
-    "Event",
-    "Fault",
-    "InvalidEvent",
-    "Reason",
-    "decode_event",
-    "split_message",
-]
-
-MAX_MESSAGE_BYTES = 1024 * 1024
-MAX_BATCH_EVENTS = 1000
-
-COPY_COLUMNS = (
-    "event_id",
-    "org_id",
-    "occurred_at",
-    "model_id",
-    "status",
-    "latency_ms",
-    "input_tokens",
-    "output_tokens",
-    "cost_estimate_cents",
-    "actor_id",
-    "client_id",
-    "error_code",
-    "metadata",
-)
-"""What stands in an event's COPY line, in this order."""
+from shared.usage_event.text import copy_escaped, cost_text, instant, metadata_text, org_id_text, uuid_text
 
 _NULL = r"\N"
 _MIN_AGE = -MAX_AHEAD
@@ -187,7 +126,11 @@ def _fields_at_once(raw: bytes, escapes: bool) -> Fields | None:
 
 
 def _quotes(fields: Fields) -> int:
-    """Count the quotes of an event that has these fields and nothing else, nothing given twice."""
+    """Count the quotes of an event that has these fields and nothing else, nothing given twice.
+
+    Comparing it with the text's count tells without a second reading that nothing was given twice: 0.2 us of
+    6.2 us an event, where reading the names again takes 7 us more (Python 3.11, events of 350 bytes).
+    """
     quotes = 28  # nine names and five strings that must be there
     if (actor_id := fields.actor_id) is not UNSET:
         quotes += 4 if actor_id else 2
