@@ -1,4 +1,4 @@
-"""The gateway's use of PostgreSQL: pooled, bounded, one more try on a connection that had died idle."""
+"""The gateway's use of PostgreSQL: pooled, bounded, tried again over a restart of the server."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,12 @@ T = TypeVar("T")
 
 STATEMENT_SECONDS = 5.0
 _LIMIT_SECONDS = STATEMENT_SECONDS + 2
-_DEAD_WITHIN_SECONDS = 1.0
+_AT_ONCE_SECONDS = 1.0
+
+# The first try again is for a connection that died idle. The others are for a server that has just restarted
+# itself: it refuses connections while it recovers, in 1 to 15 ms each, for 0.6 s when it had little to do.
+_PAUSES_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8)
+
 CONNECTION_WAIT_SECONDS = 2.0
 POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
@@ -23,6 +28,7 @@ class Reads:
 
     def __init__(self, database_url: str, metrics: GatewayMetrics) -> None:
         self._metrics = metrics
+        self._is_away = False
         self._pool = Pool(
             lambda: Database(
                 database_url,
@@ -41,7 +47,7 @@ class Reads:
                 cur.execute(statement, parameters)
                 return cur.fetchall()
 
-        return self._twice(fetch)
+        return self._persistently(fetch)
 
     def snapshot(self, read: Callable[[Cursor], T], *, time_limit_seconds: float | None = None) -> T:
         """Run several reads over one state of the database, perhaps twice. Raises DatabaseUnavailable."""
@@ -51,56 +57,62 @@ class Reads:
             with database.transaction(repeatable_read=True, read_only=True, time_limit_seconds=limit) as cur:
                 return read(cur)
 
-        return self._twice(fetch)
-
-    def _twice(self, read: Callable[[Database], T]) -> T:
-        with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
-            began = time.monotonic()
-            try:
-                return read(database)
-            except DatabaseUnavailable as error:
-                self._count()
-                if not _found_dead(error, began):
-                    raise
-                return read(database)  # reading twice is harmless
+        return self._persistently(fetch)
 
     def transaction(self, work: Callable[[Cursor], T]) -> T:
         """Do the work in one transaction and return what it returns: all of it is committed, or nothing.
 
-        The work may be done twice; what the first try did is then undone. Raises DatabaseUnavailable; if
+        The work may be done again; what earlier tries did is then undone. Raises DatabaseUnavailable; if
         that was at the commit, it may have been committed all the same.
         """
-        with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
+
+        def commit(database: Database) -> T:
+            committing = False
             try:
-                return self._commit(database, work)
-            except _NotCommitted:
-                return self._commit(database, work)
-
-    def _commit(self, database: Database, work: Callable[[Cursor], T]) -> T:
-        began = time.monotonic()
-        committing = False
-        try:
-            with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
-                done = work(cur)
-                committing = True
-        except DatabaseUnavailable as error:
-            self._count()
-            if committing or not _found_dead(error, began):
+                with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
+                    done = work(cur)
+                    committing = True
+            except DatabaseUnavailable as error:
+                if committing:
+                    raise _CommitLost(str(error)) from error
                 raise
-            raise _NotCommitted(str(error)) from error
-        return done
+            return done
 
-    def _count(self) -> None:
-        self._metrics.dependency_errors.labels(dependency="postgresql").inc()
+        return self._persistently(commit)
+
+    def _persistently(self, use: Callable[[Database], T]) -> T:
+        """Use a connection, and again while it fails at once: a restart of the server takes a moment.
+
+        Once a request has tried in vain for that long, later ones do not wait until one succeeds.
+        """
+        with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
+            for pause_seconds in (*_PAUSES_SECONDS, None):
+                began = time.monotonic()
+                try:
+                    done = use(database)
+                except DatabaseUnavailable as error:
+                    self._metrics.dependency_errors.labels(dependency="postgresql").inc()
+                    if pause_seconds is None or not _failed_at_once(error, began):
+                        self._is_away = True
+                        raise
+                    if pause_seconds and self._is_away:
+                        raise
+                    time.sleep(pause_seconds)
+                else:
+                    self._is_away = False
+                    return done
+        raise AssertionError("the last try returns or raises")
 
 
-def _found_dead(error: DatabaseUnavailable, began: float) -> bool:
-    """Tell whether a connection had died idle, as a restart of the server leaves them in the pool.
+def _failed_at_once(error: DatabaseUnavailable, began: float) -> bool:
+    """Tell whether a connection had died idle, or a new one was refused, as a restart leaves and makes them.
 
     That shows at once. A server that is silent takes a whole limit, and asking it again another one.
     """
-    return not isinstance(error, DatabaseBusy) and time.monotonic() - began < _DEAD_WITHIN_SECONDS
+    if isinstance(error, DatabaseBusy | _CommitLost):
+        return False
+    return time.monotonic() - began < _AT_ONCE_SECONDS
 
 
-class _NotCommitted(DatabaseUnavailable):
-    """The connection was dead before the commit; doing it again is safe."""
+class _CommitLost(DatabaseUnavailable):
+    """The connection was lost at the commit; nobody knows whether it took place."""
