@@ -10,7 +10,7 @@ from shared.clock import utc_now
 from shared.db import Database
 from shared.errors import AnalyticsError
 from shared.logs import configure_logs, log_start
-from shared.process import Stop
+from shared.process import Stop, exit_code
 from shared.settings import ExportWorkerSettings, ScheduleMonthlySettings, load_or_exit
 
 
@@ -19,9 +19,7 @@ def run() -> int:
     settings = load_or_exit(ExportWorkerSettings, os.environ)
     log = configure_logs(settings, "export_worker")
     log_start(log, settings, os.environ)
-    Worker(settings, Stop.on_signals()).run()
-    log.info("stopped")
-    return 0
+    return exit_code(lambda: Worker(settings, Stop.on_signals()).run())
 
 
 def schedule() -> int:

@@ -60,7 +60,7 @@ class Jobs:
     def claim(self) -> Job | None:
         """Take the oldest job that is due, or whose worker's lease has ended; None when there is none."""
         row = self._row(
-            "claim_job", {"most_attempts": self._most_attempts, "lease": self._lease, "worker": self._worker}
+            "claim_job", {"max_attempts": self._most_attempts, "lease": self._lease, "worker": self._worker}
         )
         if row is None:
             return None
@@ -87,7 +87,7 @@ class Jobs:
         """Record a failure; return "pending" if it will be tried again, "failed" if not, None if lost."""
         row = self._row(
             "fail_attempt",
-            job.claim | {"most_attempts": self._most_attempts, "error": error, "pause": pause},
+            job.claim | {"max_attempts": self._most_attempts, "error": error, "pause": pause},
         )
         return row[0] if row else None
 
@@ -103,7 +103,7 @@ class Jobs:
         """Fail the jobs whose last attempt ended without a word; return how many."""
         error = f"The export was begun {self._most_attempts} times, and each time its worker vanished."
         with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:
-            cur.execute(_SQL["fail_abandoned"], {"most_attempts": self._most_attempts, "error": error})
+            cur.execute(_SQL["fail_abandoned"], {"max_attempts": self._most_attempts, "error": error})
             return cur.rowcount
 
     def wait_notified(self, seconds: float) -> bool:

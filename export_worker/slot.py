@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 _FIRST_RETRY = timedelta(seconds=2)
 
+# How an attempt may fail without a fault in this program.
+_EXPECTED = (DatabaseUnavailable, ObjectStoreUnavailable, ObjectStoreRefused, Standstill, Aborted)
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("slot")
 
 
@@ -44,6 +47,7 @@ class Slot:
         settings: ExportWorkerSettings,
         stop: Stop,
         wake: Wake,
+        require_schema: Callable[[], None],
     ) -> None:
         self._jobs = jobs
         self._store = store
@@ -51,6 +55,7 @@ class Slot:
         self._settings = settings
         self._stop = stop
         self._wake = wake
+        self._require_schema = require_schema
         self._backoff = Backoff(metrics.dependency_errors)
         self.delivery: Delivery | None = None
         """What is under way."""
@@ -60,6 +65,7 @@ class Slot:
         while not self._stop:
             seen = self._wake.rings
             try:
+                self._require_schema()
                 job = self._look()
                 pause_seconds = 0 if job else self._pause_seconds()
             except DependencyError as error:
@@ -103,8 +109,10 @@ class Slot:
             if not recorded:
                 delivery.remove_object()
                 raise Aborted("the claim was lost before the end")  # noqa: TRY301
-        except Exception as error:  # noqa: BLE001  a fault of ours must not end the other slots
+        except Exception as error:
             self._failed(job, error)
+            if not isinstance(error, _EXPECTED):
+                raise  # and it ends the process; the jobs of the other slots are given back
         else:
             seconds = time.monotonic() - began
             self._metrics.seconds.observe(seconds)

@@ -1,5 +1,6 @@
 """Ends the life of jobs and objects, and removes what lost attempts left."""
 
+import random
 import time
 from datetime import timedelta
 
@@ -12,7 +13,7 @@ from shared.object_store import ObjectStore
 from shared.process import Stop
 from shared.statements import load_statements
 
-_MOST_JOBS = 1_000
+_MAX_JOBS = 1_000
 _DELETE_EVERY_SECONDS = 3600
 
 _SQL = load_statements("export_jobs.sql")
@@ -37,36 +38,41 @@ class Upkeep:
         """
         if abandoned := self._jobs.fail_abandoned():
             _log.error("jobs failed whose workers vanished", jobs=abandoned)
-        if expired := self._change("expire", most_jobs=_MOST_JOBS):
+        if expired := self._change("expire", max_jobs=_MAX_JOBS):
             _log.info("jobs expired", jobs=expired)
         try:
-            while not stop and self._tidy_one():
-                pass
+            self._remove_leftovers(stop)
         except ObjectStoreRefused as error:
             _log.error("the object store refuses to remove objects", error=str(error))
         if time.monotonic() - self._deleted_at > _DELETE_EVERY_SECONDS or not self._deleted_at:
             # As long again as its file could be fetched, a job's row still says what became of it.
-            self._change("delete_old_jobs", most_jobs=_MOST_JOBS, age=2 * self._retention)
+            self._change("delete_old_jobs", max_jobs=_MAX_JOBS, age=2 * self._retention)
             self._deleted_at = time.monotonic()
 
-    def _tidy_one(self) -> bool:
-        """Remove a finished job's objects but the one to keep; False when no job needs it."""
+    def _remove_leftovers(self, stop: Stop) -> None:
+        """Remove finished jobs' objects but the ones to keep.
+
+        No transaction is open while the object store is asked, so two workers may remove the same: it is done
+        twice and harms nobody. In random order they seldom do.
+        """
         with self._database.transaction() as cur:
-            cur.execute(_SQL["job_to_tidy"])
-            row = cur.fetchone()
-            if row is None:
-                return False
-            org_id, job_id, object_to_keep = row
+            cur.execute(_SQL["jobs_with_leftovers"], {"max_jobs": _MAX_JOBS})
+            found = cur.fetchall()
+        random.shuffle(found)
+        for org_id, job_id, object_to_keep in found:
+            if stop:
+                return
             folder = f"{org_id}/{job_id}/"
             removed = [key for key in self._store.keys(folder) if key != object_to_keep]
             for key in removed:
                 self._store.remove(key)
             uploads = self._store.abort_uploads(folder)
-            cur.execute(_SQL["mark_tidied"], {"org_id": org_id, "job_id": job_id})
-        self._metrics.tidied.inc(len(removed) + uploads)
-        if removed or uploads:
-            _log.info("objects removed", job_id=str(job_id), objects=len(removed), unfinished_uploads=uploads)
-        return True
+            self._change("mark_removed", org_id=org_id, job_id=job_id, object_to_keep=object_to_keep)
+            self._metrics.tidied.inc(len(removed) + uploads)
+            if removed or uploads:
+                _log.info(
+                    "objects removed", job_id=str(job_id), objects=len(removed), unfinished_uploads=uploads
+                )
 
     def _change(self, statement: str, **parameters: object) -> int:
         with self._database.transaction() as cur:

@@ -14,12 +14,12 @@ from export_worker.slot import Slot
 from export_worker.upkeep import Upkeep
 from export_worker.wake import Wake
 from shared.db import Database
-from shared.errors import AnalyticsError, DependencyError
+from shared.errors import AnalyticsError, DependencyError, ObjectStoreRefused, ObjectStoreUnavailable
 from shared.metrics import ExportMetrics
 from shared.migrate import check_schema
 from shared.object_store import ObjectStore
 from shared.probe_server import start_probe_server
-from shared.process import Stop, instance_name, repeat
+from shared.process import Parts, Stop, instance_name, join, repeat
 from shared.settings import ExportWorkerSettings
 
 _UPKEEP_EVERY_SECONDS = 2
@@ -54,11 +54,13 @@ class Worker:
                 settings=settings,
                 stop=stop,
                 wake=self._wake,
+                require_schema=self._require_schema,
             )
             for number in range(1, settings.concurrency + 1)
         ]
         self._asked_store = ObjectStore(settings, read_timeout_seconds=3)
         self._beat_at = time.monotonic()
+        self._has_schema = False
         self._store_fault: str | None = "not asked yet"
         self._probe_database = self._open("probe", statement_timeout_seconds=3)
         self._probe_lock = threading.Lock()
@@ -81,34 +83,36 @@ class Worker:
     def run(self) -> None:
         """Take and deliver jobs until the stop, then finish them or give them back.
 
-        Raises RuntimeError when a thread ended by itself, which is a fault in this program.
+        Raises PartFailed when a part ends by itself.
         """
-        start_probe_server(self._settings.metrics_port, self._metrics, self._live, self._ready)
+        parts = Parts(self._stop)
+        start_probe_server(self._settings.metrics_port, self._metrics, self._live, self._ready, parts)
+        slots = [parts.start(f"slot {number}", slot.run) for number, slot in enumerate(self._slots, 1)]
+        for name, work, every_seconds in self._loops():
+            parts.start(name, lambda work=work, every=every_seconds: self._repeat(work, every))  # type: ignore[misc]
+        parts.wait()
+        self._wake.ring()
+        self._finish(slots)
+        parts.check()
+
+    def _loops(self) -> list[tuple[str, Callable[[], None], float]]:
+        """Return each part's name, its work, and the seconds between two times."""
         upkeep = Upkeep(self._jobs("upkeep"), self._store, self._metrics, self._settings.retention)
         listener = self._jobs("listener")
         gauges_database = self._open("gauges", statement_timeout_seconds=30)
         interval_seconds = self._settings.interval.total_seconds()
         beat_seconds = min(_HEARTBEAT_SECONDS, self._settings.lease.total_seconds() / 3)
-        loops: dict[str, Callable[[], None]] = {
-            "heartbeat": lambda: self._repeat(self._beat, beat_seconds),
-            "upkeep": lambda: self._repeat(lambda: upkeep.run(self._stop), _UPKEEP_EVERY_SECONDS),
-            "gauges": lambda: self._repeat(
-                lambda: set_gauges(gauges_database, self._metrics), _GAUGES_EVERY_SECONDS
-            ),
-            "object store check": lambda: self._repeat(self._ask_store, _ASK_STORE_EVERY_SECONDS),
-            "listener": lambda: self._repeat(lambda: self._listen(listener, interval_seconds), 0),
-        }
-        slots = [_start(f"slot {number}", slot.run) for number, slot in enumerate(self._slots, 1)]
-        threads = slots + [_start(name, loop) for name, loop in loops.items()]
-        while not self._stop.wait(0.5):
-            if dead := [thread.name for thread in threads if not thread.is_alive()]:
-                raise RuntimeError(f"ended by themselves: {', '.join(dead)}")
-        self._wake.ring()
-        self._finish(slots)
+        return [
+            ("heartbeat", self._beat, beat_seconds),
+            ("upkeep", lambda: upkeep.run(self._stop), _UPKEEP_EVERY_SECONDS),
+            ("gauges", lambda: set_gauges(gauges_database, self._metrics), _GAUGES_EVERY_SECONDS),
+            ("object store check", self._ask_store, _ASK_STORE_EVERY_SECONDS),
+            ("listener", lambda: self._listen(listener, interval_seconds), 0),
+        ]
 
     def _finish(self, slots: list[threading.Thread]) -> None:
         """Wait a little for what is under way; give the rest back, so that others begin at once."""
-        _join(slots, _FINISH_SECONDS)
+        join(slots, _FINISH_SECONDS)
         jobs = self._jobs("stop")
         for slot in self._slots:
             delivery = slot.delivery
@@ -120,7 +124,7 @@ class Worker:
                 _log.info("job given back" if given else "job was done", job_id=delivery.job.job_id)
             except DependencyError as error:
                 _log.warning("job left until its lease ends", job_id=delivery.job.job_id, error=str(error))
-        _join(slots, _CLOSE_SECONDS)
+        join(slots, _CLOSE_SECONDS)
 
     def _listen(self, listener: Jobs, seconds: float) -> None:
         if listener.wait_notified(seconds):
@@ -138,36 +142,46 @@ class Worker:
     def _ask_store(self) -> None:
         try:
             self._asked_store.ensure_bucket()
-        except AnalyticsError as error:
+        except ObjectStoreRefused as error:
+            # No fault of ours: it shows in /readyz, and it may be mended there while this goes on asking.
+            self._store_fault = str(error)
+            _log.warning("the object store refuses this worker", error=str(error))
+        except ObjectStoreUnavailable as error:
             self._store_fault = str(error)
             raise
-        self._store_fault = None
+        else:
+            self._store_fault = None
 
     def _repeat(self, work: Callable[[], None], every_seconds: float) -> None:
-        repeat(work, every_seconds, self._stop, self._metrics.dependency_errors)
+        def step() -> None:
+            self._require_schema()
+            work()
+
+        repeat(step, every_seconds, self._stop, self._metrics.dependency_errors)
+
+    def _require_schema(self) -> None:
+        """Raise DatabaseUnavailable until the database was seen with this release's schema.
+
+        It may still have to be migrated. What is missing later is a fault and ends the process.
+        """
+        if not self._has_schema:
+            self._check_schema()
+            self._has_schema = True
+
+    def _check_schema(self) -> None:
+        with self._probe_lock, self._probe_database.query(time_limit_seconds=4) as cur:
+            check_schema(cur)
 
     def _live(self) -> Mapping[str, str]:
+        if not self._has_schema:
+            return {}
         still = time.monotonic() - self._beat_at
         return {"heartbeat": f"has not moved for {still:.0f} s"} if still > _STUCK_SECONDS else {}
 
     def _ready(self) -> Mapping[str, str]:
         faults = {"s3": self._store_fault} if self._store_fault else {}
         try:
-            with self._probe_lock, self._probe_database.query(time_limit_seconds=4) as cur:
-                check_schema(cur)
+            self._check_schema()
         except AnalyticsError as error:
             faults["postgresql"] = str(error)
         return faults
-
-
-def _start(name: str, work: Callable[[], None]) -> threading.Thread:
-    # A daemon: a request that hangs must not keep the process from ending; its claim is given back.
-    thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
-    return thread
-
-
-def _join(threads: list[threading.Thread], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))

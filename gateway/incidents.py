@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import falcon
 
@@ -54,7 +54,6 @@ _CONNECTIONS = 2
 _WAIT_SECONDS = 2.0
 _LIMIT_SECONDS = 900.0
 
-_FORMULA_STARTS = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 _TEXT_COLUMNS = (4, 5, 10)  # those whose texts producers choose; metadata starts with a brace
 
 _SQL = load_statements("incidents.sql")
@@ -113,7 +112,7 @@ class Incident:
             rows = self._cur.fetchall()
             for row in rows:
                 writer = quoting if any("\r" in (row[at] or "") for at in _TEXT_COLUMNS) else plain
-                writer.writerow(_harmless(row))
+                writer.writerow(row)
             yield buffer.getvalue().encode()
             if not rows:
                 return
@@ -135,16 +134,6 @@ class Incident:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._resources.__exit__(kind, error, trace)
-
-
-def _harmless(row: tuple[Any, ...]) -> list[Any]:
-    """Put an apostrophe before texts that a spreadsheet would run as a formula."""
-    cells = list(row)
-    for at in _TEXT_COLUMNS:
-        text = cells[at]
-        if text and text[0] in _FORMULA_STARTS:
-            cells[at] = f"'{text}"
-    return cells
 
 
 class IncidentExporter:

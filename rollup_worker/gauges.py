@@ -1,20 +1,22 @@
 """The numbers that are looked up rather than counted: lag, pending batches, the last five minutes.
 
-They come from the database on a connection of their own, so a stuck rollup shows as a growing lag.
+They come from the database on connections of their own, so a stuck rollup shows as a growing lag; the dear
+ones have one to themselves, so that they never hold up the cheap. What could not be read is not exported.
 Every worker exports the same truth; dashboards and alerts take the maximum over workers.
 """
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-
-from prometheus_client import Gauge
+from datetime import datetime, timedelta
+from typing import Any
 
 from shared.clock import Clock, utc_now
 from shared.db import Database
 from shared.latency_histogram import PERCENTILES, percentile_ms
-from shared.metrics import RollupMetrics
+from shared.metrics import LookedUpGauge, RollupMetrics
 from shared.statements import load_statements
 
 WINDOW = timedelta(minutes=5)
@@ -43,38 +45,66 @@ class _Recent:
         return sum(self.histogram.values())
 
 
-class Gauges:
-    """Reads the database and sets the gauges. For one thread."""
+class BacklogGauges:
+    """What waits: batches, organisations' lag, and the days that have a partition. For one thread."""
 
     def __init__(
-        self, database: Database, metrics: RollupMetrics, *, most_series: int, clock: Clock = utc_now
+        self, database: Database, metrics: RollupMetrics, *, max_series: int, clock: Clock = utc_now
     ) -> None:
         self._database = database
         self._metrics = metrics
-        self._most_series = most_series
+        self._max_series = max_series
         self._clock = clock
-        self._shown: dict[Gauge, set[Labels]] = defaultdict(set)
-        self._recent_due = datetime.min.replace(tzinfo=UTC)
 
     def refresh(self) -> None:
-        """Set every gauge to what the database says now. Raises DatabaseUnavailable."""
-        now = self._clock()
+        """Set each gauge as soon as it is read. Raises DatabaseUnavailable."""
+        metrics, now = self._metrics, self._clock()
+        with _known_or_absent(metrics.pending_batches, metrics.oldest_pending_seconds):
+            [(count, oldest)] = self._rows(_SQL["pending"])
+            metrics.pending_batches.set(count)
+            metrics.oldest_pending_seconds.set(max(0.0, (now - oldest).total_seconds()) if oldest else 0)
+        with _known_or_absent(metrics.event_partitions):
+            [(days,)] = self._rows(_SQL["days_ahead"])
+            metrics.event_partitions.set(days)
+        with _known_or_absent(metrics.freshness_lag_seconds):
+            parameters = {"as_of": now, "active_since": now - _ACTIVE, "max_series": self._max_series}
+            lags = self._rows(_FRESHNESS["lag_by_org"], parameters)
+            metrics.freshness_lag_seconds.show({(str(org_id),): lag for org_id, lag in lags})
+
+    def _rows(self, statement: str, parameters: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
         with self._database.query() as cur:
-            cur.execute(_SQL["pending"])
-            count, oldest = cur.fetchone() or (0, None)
-            cur.execute(
-                _FRESHNESS["lag_by_org"],
-                {"as_of": now, "active_since": now - _ACTIVE, "most_series": self._most_series},
-            )
-            lags: dict[Labels, float] = {(str(org_id),): lag for org_id, lag in cur.fetchall()}
-        self._metrics.pending_batches.set(count)
-        self._metrics.oldest_pending_seconds.set(max(0.0, (now - oldest).total_seconds()) if oldest else 0)
-        self._show(self._metrics.freshness_lag_seconds, lags)
-        if now >= self._recent_due:
-            began = time.monotonic()
-            self._show_recent(self._recent(now))
-            self._recent_due = now + timedelta(seconds=(time.monotonic() - began) / _BUSY_SHARE)
-            self._metrics.gauges_last_success.set(now.timestamp())
+            cur.execute(statement, parameters)
+            return cur.fetchall()
+
+
+class RecentGauges:
+    """What the last five minutes' events show by model. For one thread."""
+
+    def __init__(
+        self, database: Database, metrics: RollupMetrics, *, max_series: int, clock: Clock = utc_now
+    ) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._max_series = max_series
+        self._clock = clock
+        self._due_at = 0.0  # by the monotonic clock: it counts what was spent
+
+    def refresh_if_due(self) -> None:
+        """Refresh, unless the last time took long and was not long ago. Raises DatabaseUnavailable."""
+        began = time.monotonic()
+        if began >= self._due_at:
+            self.refresh()
+            self._due_at = time.monotonic() + (time.monotonic() - began) / _BUSY_SHARE
+
+    def refresh(self) -> None:
+        """Read the events and set the gauges. Raises DatabaseUnavailable."""
+        now, metrics = self._clock(), self._metrics
+        with _known_or_absent(
+            metrics.error_rate, metrics.latency_p95_ms, metrics.latency_p99_ms, metrics.invocations,
+            metrics.series_left_out,
+        ):  # fmt: skip
+            self._show(self._recent(now))
+        metrics.gauges_last_success.set(now.timestamp())
 
     def _recent(self, now: datetime) -> dict[Labels, _Recent]:
         recent: defaultdict[Labels, _Recent] = defaultdict(_Recent)
@@ -91,22 +121,25 @@ class Gauges:
                 model.histogram[number] += events
         return recent
 
-    def _show_recent(self, recent: dict[Labels, _Recent]) -> None:
+    def _show(self, recent: dict[Labels, _Recent]) -> None:
         """Show the busiest models, up to the bound, and count those left out."""
         busiest = sorted(recent, key=lambda labels: (-recent[labels].invocations, labels))
-        shown = {labels: recent[labels] for labels in busiest[: self._most_series]}
-        self._metrics.series_left_out.set(len(recent) - len(shown))
+        shown = {labels: recent[labels] for labels in busiest[: self._max_series]}
         metrics = self._metrics
-        self._show(metrics.error_rate, {at: model.failed / model.invocations for at, model in shown.items()})
-        self._show(metrics.invocations, {at: model.invocations for at, model in shown.items()})
+        metrics.series_left_out.set(len(recent) - len(shown))
+        metrics.error_rate.show({at: model.failed / model.invocations for at, model in shown.items()})
+        metrics.invocations.show({at: model.invocations for at, model in shown.items()})
         for gauge, name in ((metrics.latency_p95_ms, "p95"), (metrics.latency_p99_ms, "p99")):
             values = {at: percentile_ms(model.histogram, PERCENTILES[name]) for at, model in shown.items()}
-            self._show(gauge, {at: value for at, value in values.items() if value is not None})
+            gauge.show({at: value for at, value in values.items() if value is not None})
 
-    def _show(self, gauge: Gauge, values: dict[Labels, float] | dict[Labels, int]) -> None:
-        """Set a labelled gauge to exactly these series; those that went quiet disappear."""
-        for labels in self._shown[gauge] - values.keys():
-            gauge.remove(*labels)
-        for labels, value in values.items():
-            gauge.labels(*labels).set(value)
-        self._shown[gauge] = set(values)
+
+@contextmanager
+def _known_or_absent(*gauges: LookedUpGauge) -> Iterator[None]:
+    """Export no value of these gauges when they cannot be read: an old one would look like a true one."""
+    try:
+        yield
+    except BaseException:
+        for gauge in gauges:
+            gauge.forget()
+        raise

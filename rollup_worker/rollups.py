@@ -14,11 +14,13 @@ import structlog
 
 from shared.clock import Clock, utc_now
 from shared.db import Cursor, Database
+from shared.errors import DatabaseUnavailable
 from shared.metrics import RollupMetrics
 from shared.statements import load_statements
 
-# Enough to spread the cost of a bucket's row over many events, few enough to be done within a second.
-MOST_BATCHES = 32
+MAX_BATCHES = 32
+"""Most batches of one transaction: enough to spread the cost of a bucket's row over many events, few enough
+to be done within a second."""
 
 _SQL = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("rollups")
@@ -43,18 +45,25 @@ class Rollups:
         self._database = database
         self._metrics = metrics
         self._clock = clock
+        self._max_batches = MAX_BATCHES
 
     def add_waiting(self) -> int:
         """Add the oldest waiting batches in one transaction; return how many, 0 when none wait.
 
-        Raises DatabaseUnavailable; then the same batches wait on.
+        Raises DatabaseUnavailable; then the same batches wait on, and the next claim takes half as many: what
+        took too long at once may be done in parts. Each success lets the claims grow by one again.
         """
         began = time.monotonic()
-        with self._database.transaction() as cur:
-            cur.execute(_SQL["share_rollups"])
-            claim = _claim(cur)
-            if claim is not None:
-                _add(cur, claim)
+        try:
+            with self._database.transaction() as cur:
+                cur.execute(_SQL["share_rollups"])
+                claim = _claim(cur, self._max_batches)
+                if claim is not None:
+                    _add(cur, claim)
+        except DatabaseUnavailable:
+            self._max_batches = max(1, self._max_batches // 2)
+            raise
+        self._max_batches = min(MAX_BATCHES, self._max_batches + 1)
         if claim is None:
             self._metrics.last_success.set(self._clock().timestamp())
             return 0
@@ -78,8 +87,8 @@ class Rollups:
         )
 
 
-def _claim(cur: Cursor) -> Claim | None:
-    cur.execute(_SQL["claim_batches"], {"most_batches": MOST_BATCHES})
+def _claim(cur: Cursor, max_batches: int) -> Claim | None:
+    cur.execute(_SQL["claim_batches"], {"max_batches": max_batches})
     rows: list[tuple[Any, ...]] = cur.fetchall()
     if not rows:
         return None

@@ -1,16 +1,17 @@
 """Keeps the tables in shape: partitions ahead, retention, dedupe keys past their window.
 
 Every step is short and in a transaction of its own, so that ingestion never waits long for it. Of
-several workers, the one that gets the lock does the step; the others find it done.
+several workers, the one that gets the lock does the step; the others find it done. Of which days events or
+rollups were dropped is recorded with the drop (analytics.dropped_days), for verify and rebuild.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from shared.buckets import bucket_start
-from shared.clock import Clock, utc_now
+from shared.clock import Clock
 from shared.db import Database
 from shared.metrics import RollupMetrics
 from shared.process import Stop
@@ -18,7 +19,7 @@ from shared.settings import RollupWorkerSettings
 from shared.statements import load_statements
 
 DAYS_AHEAD = 7
-_MOST_ROWS = 10_000
+_MAX_ROWS = 10_000
 
 _SQL = load_statements("maintenance.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("upkeep")
@@ -28,22 +29,26 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("upkeep")
 class _Pruning:
     statement: str
     cutoff: datetime
+    returns_days: bool = False
 
 
 class Upkeep:
-    """The hourly upkeep. For one thread."""
+    """The hourly upkeep. For one thread.
+
+    clock: tells what is old; the database's unless told, since a worker's that is ahead would drop too much.
+    """
 
     def __init__(
         self,
         database: Database,
         settings: RollupWorkerSettings,
         metrics: RollupMetrics,
-        clock: Clock = utc_now,
+        clock: Clock | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._metrics = metrics
-        self._clock = clock
+        self._clock = clock or self._database_time
 
     def run(self, stop: Stop) -> None:
         """Do all of it once, unless the stop comes first. Raises DatabaseUnavailable."""
@@ -51,7 +56,14 @@ class Upkeep:
         self._make_partitions(now)
         for pruning in self._prunings(now):
             self._prune(pruning, stop)
-        self._drop_old_events(now)  # last, since a long read of the events holds it up
+        self._drop_expired_events(now, stop)  # last, since a long read of the events holds it up
+
+    def _database_time(self) -> datetime:
+        with self._database.query() as cur:
+            cur.execute(_SQL["now"])
+            [(now,)] = cur.fetchall()
+        at: datetime = now.astimezone(UTC)
+        return at
 
     def _make_partitions(self, now: datetime) -> None:
         with self._database.transaction() as cur:
@@ -60,30 +72,35 @@ class Upkeep:
                 "to_day": now.date() + timedelta(days=DAYS_AHEAD),
             }
             cur.execute(_SQL["create_partitions"], days)
-            row = cur.fetchone()
-            cur.execute(_SQL["days_ahead"], {"today": now.date()})
-            ahead = cur.fetchone()
-        if row and row[0]:
-            _log.info("partitions created", partitions=row[0])
-        if ahead:
-            self._metrics.event_partitions.set(ahead[0])
+            [(created,)] = cur.fetchall()
+        if created:
+            _log.info("partitions created", partitions=created)
 
-    def _drop_old_events(self, now: datetime) -> None:
-        with self._database.transaction() as cur:
-            cur.execute(_SQL["keep_events"], {"retention": self._settings.event_retention, "as_of": now})
-            row = cur.fetchone()
-        if row and row[0]:
-            _log.info("old events dropped", partitions=row[0])
+    def _drop_expired_events(self, now: datetime, stop: Stop) -> None:
+        """Single rows in small steps, then whole days."""
+        days = rows = 0
+        parameters = {"retention": self._settings.event_retention, "as_of": now, "max_rows": _MAX_ROWS}
+        while not stop:
+            with self._database.transaction() as cur:
+                cur.execute(_SQL["drop_expired_events"], parameters)
+                [(dropped, deleted)] = cur.fetchall()
+            days, rows = days + dropped, rows + deleted
+            if deleted < _MAX_ROWS:
+                break
+            stop.wait(0.05)
+        if days or rows:
+            _log.info("old events dropped", partitions=days, single_rows=rows)
 
     def _prunings(self, now: datetime) -> list[_Pruning]:
         rollups = bucket_start(now - self._settings.rollup_retention, "day")
         return [
             _Pruning("prune_keys", now - self._settings.dedupe_window),
             _Pruning("prune_batches", now - self._settings.dedupe_window),
-            _Pruning("prune_hourly", rollups),
-            _Pruning("prune_daily", rollups),
-            _Pruning("prune_hourly_error_codes", rollups),
-            _Pruning("prune_daily_error_codes", rollups),
+            _Pruning("prune_hourly", rollups, returns_days=True),
+            _Pruning("prune_daily", rollups, returns_days=True),
+            _Pruning("prune_hourly_error_codes", rollups, returns_days=True),
+            _Pruning("prune_daily_error_codes", rollups, returns_days=True),
+            _Pruning("prune_models", rollups),
         ]
 
     def _prune(self, pruning: _Pruning, stop: Stop) -> None:
@@ -94,12 +111,15 @@ class Upkeep:
                 cur.execute(_SQL["try_lock"])
                 if cur.fetchone() != (True,):
                     break
-                cur.execute(_SQL[pruning.statement], {"cutoff": pruning.cutoff, "most_rows": _MOST_ROWS})
+                cur.execute(_SQL[pruning.statement], {"cutoff": pruning.cutoff, "max_rows": _MAX_ROWS})
                 step = cur.rowcount
+                if step and pruning.returns_days:
+                    days = sorted({day for (day,) in cur.fetchall()})
+                    cur.execute(_SQL["record_dropped_rollups"], {"days": days})
             removed += step
             if pruning.statement == "prune_keys":
                 self._metrics.pruned_keys.inc(step)
-            if step < _MOST_ROWS:
+            if step < _MAX_ROWS:
                 break
             stop.wait(0.05)
         if removed:

@@ -2,23 +2,24 @@
 
 Both are safe while the fleet runs. A comparison reads one snapshot, in which a batch's rows, its mark
 and its share of the rollups agree by construction. A rebuild keeps rollups of new batches out for the
-time one day takes, then lets them go on.
+time one day takes, then lets them go on. Days of which raw events were dropped can neither be proven nor
+made again: the record of what was dropped decides that, and the data itself, never a setting.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from shared.buckets import rfc3339
-from shared.db import Database
+from shared.db import Cursor, Database
 from shared.errors import AnalyticsError
 from shared.statements import load_statements
 
 _ROLLUPS = load_statements("rollups.sql")
 _VERIFY = load_statements("verify.sql")
 
-_MOST_ROWS = 1000
+_MAX_ROWS = 1000
 _DAY = timedelta(days=1)
 _LIMIT_SECONDS = 3600
 
@@ -33,47 +34,97 @@ class Window:
     end: datetime
     org_id: str | None = None
 
-    def days(self) -> Iterator[dict[str, object]]:
-        """Yield each day's statement parameters."""
-        day = self.start
-        while day < self.end:
-            yield {"day": day, "next_day": day + _DAY, "org_id": self.org_id, "most_rows": _MOST_ROWS}
-            day += _DAY
+    def days(self) -> Iterator["_Day"]:
+        """Yield each day."""
+        start = self.start
+        while start < self.end:
+            yield _Day(start, self.org_id)
+            start += _DAY
+
+
+@dataclass(frozen=True)
+class _Day:
+    start: datetime
+    org_id: str | None
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """What the statements about a day take."""
+        return {
+            "day": self.start,
+            "next_day": self.start + _DAY,
+            "first_day": self.start.date(),
+            "end_day": self.start.date() + _DAY,
+            "org_id": self.org_id,
+            "max_rows": _MAX_ROWS,
+        }
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What a day's comparison found."""
+
+    dropped: str | None
+    differences: list[str]
+    rollups: int
+    events: int
 
 
 def verify(database: Database, window: Window, say: Say) -> int:
     """Compare day by day, saying each difference; return how many there are (at most 1,000 a kind and day).
 
-    Raises DatabaseUnavailable.
+    A day of which raw events or rollups were dropped is said to be not verifiable; of its rollups only the
+    days are compared with the hours. Raises DatabaseUnavailable.
     """
     differences = events = rollups = 0
+    not_verifiable: list[date] = []
     for day in window.days():
-        with database.transaction(
-            repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS
-        ) as cur:
-            found = []
-            for name, what in (("compare_hours", "hour"), ("compare_days", "day")):
-                cur.execute(_VERIFY[name], day)
-                found += [_describe(what, row) for row in cur.fetchall()]
-            cur.execute(_VERIFY["compare_error_codes"], day)
-            found += [
-                f"{what} {rfc3339(start)}  {org}  {model}  error code {code}: raw {raw}, rolled up {rolled}"
-                for org, model, start, what, code, raw, rolled in cur.fetchall()
-            ]
-            cur.execute(_VERIFY["count_compared"], day)
-            counts = cur.fetchone() or (0, 0, 0)
-        for line in found:
+        found = _compare(database, day)
+        for line in found.differences:
             say(f"DIFFERS  {line}")
-        day_rollups, day_events = counts[0] + counts[1], counts[2]
-        say(
-            f"{day['day']:%Y-%m-%d}  {day_rollups:,} rollups, {day_events:,} events, {len(found)} differences"
-        )
-        differences, events, rollups = differences + len(found), events + day_events, rollups + day_rollups
+        at = f"{day.start:%Y-%m-%d}"
+        if found.dropped:
+            not_verifiable.append(day.start.date())
+            say(f"{at}  not verifiable: {found.dropped} of this day were dropped ({found.rollups:,} rollups)")
+        else:
+            counts = f"{found.rollups:,} rollups, {found.events:,} events"
+            say(f"{at}  {counts}, {len(found.differences)} differences")
+            events, rollups = events + found.events, rollups + found.rollups
+        differences += len(found.differences)
+    if not_verifiable:
+        say(f"not verifiable, since raw events or rollups were dropped: {_listed(not_verifiable)}")
     if differences:
         say(f"{differences} differences; `rebuild` makes the rollups of a window again from raw events")
     else:
         say(f"no difference: {rollups:,} rollups agree with the raw events, {events:,} in all")
     return differences
+
+
+def _compare(database: Database, day: _Day) -> _Compared:
+    with database.transaction(repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS) as cur:
+        cur.execute(_VERIFY["hold_days"])
+        cur.execute(_VERIFY["dropped_days"], day.parameters)
+        dropped = {what for _, what in cur.fetchall()}
+        found: list[str] = []
+        if not dropped:
+            found += _differences(cur, "compare_hours", "hour", day)
+        if "rollups" not in dropped:
+            found += _differences(cur, "compare_days", "day", day)
+        if not dropped:
+            cur.execute(_VERIFY["compare_error_codes"], day.parameters)
+            found += [
+                f"{what} {rfc3339(start)}  {org}  {model}  error code {code}: raw {raw}, rolled up {rolled}"
+                for org, model, start, what, code, raw, rolled in cur.fetchall()
+            ]
+        cur.execute(_VERIFY["count_compared"], day.parameters)
+        [(hours, days, events)] = cur.fetchall()
+    what = "raw events" if "events" in dropped else "rollups" if dropped else None
+    return _Compared(what, found, hours + days, events)
+
+
+def _differences(cur: Cursor, statement: str, what: str, day: _Day) -> list[str]:
+    cur.execute(_VERIFY[statement], day.parameters)
+    return [_describe(what, row) for row in cur.fetchall()]
 
 
 def _describe(what: str, row: tuple[Any, ...]) -> str:
@@ -86,26 +137,53 @@ def _describe(what: str, row: tuple[Any, ...]) -> str:
     return f"{what} {start:%Y-%m-%dT%H:%MZ}  {org_id}  {model_id}  {'; '.join(parts)}"
 
 
-def rebuild(database: Database, window: Window, *, raw_since: datetime, say: Say) -> None:
+def rebuild(database: Database, window: Window, say: Say) -> None:
     """Make a window's rollups again from raw events, one short transaction a day.
 
-    raw_since: the oldest instant of which all raw events are still kept. Raises AnalyticsError when the
-    window begins before it, since rollups without raw events could only be erased; and
-    DatabaseUnavailable, after which the days said to be done are done.
+    Raises AnalyticsError that names the days when raw events of some were dropped: their rollups could only
+    be erased, so nothing is changed. Raises DatabaseUnavailable, after which the days said to be done are.
     """
-    if window.start < raw_since:
-        raise AnalyticsError(
-            f"raw events are kept since {rfc3339(raw_since)} only; rebuilding from {rfc3339(window.start)} "
-            "would erase rollups that nothing can make again. Begin on the first whole day after that."
-        )
+    with database.transaction(read_only=True, time_limit_seconds=_LIMIT_SECONDS) as cur:
+        _refuse_dropped(cur, window.days())
     for day in window.days():
         with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
+            cur.execute(_VERIFY["hold_days"])
             cur.execute(_ROLLUPS["lock_rollups"])
-            cur.execute(_ROLLUPS["clear_day"], day)
+            _refuse_dropped(cur, [day])  # again: it may have been dropped since
+            cur.execute(_ROLLUPS["clear_day"], day.parameters)
             cur.execute(_ROLLUPS["create_contributions"])
-            cur.execute(_ROLLUPS["contributions_of_day"], day)
+            cur.execute(_ROLLUPS["contributions_of_day"], day.parameters)
             cur.execute(_ROLLUPS["add_hourly"])
             cur.execute(_ROLLUPS["add_daily"])
             made = cur.rowcount
-            cur.execute(_ROLLUPS["remake_error_codes_of_day"], day)
-        say(f"{day['day']:%Y-%m-%d}  rebuilt, {made:,} daily rollups")
+            cur.execute(_ROLLUPS["remake_error_codes_of_day"], day.parameters)
+        say(f"{day.start:%Y-%m-%d}  rebuilt, {made:,} daily rollups")
+
+
+def _refuse_dropped(cur: Cursor, days: Iterable[_Day]) -> None:
+    """Raise AnalyticsError if raw events of any of the days are gone: by the record, or by the data."""
+    gone = []
+    for day in days:
+        cur.execute(_VERIFY["dropped_days"], day.parameters)
+        if any(what == "events" for _, what in cur.fetchall()):
+            gone.append(day.start.date())
+            continue
+        cur.execute(_VERIFY["has_lost_events"], day.parameters)
+        if cur.fetchone() == (True,):
+            gone.append(day.start.date())
+    if gone:
+        raise AnalyticsError(
+            f"raw events of these days are gone: {_listed(gone)}. Rebuilding them would erase numbers that "
+            "nothing can make again, so nothing was rebuilt. Leave these days out."
+        )
+
+
+def _listed(days: list[date]) -> str:
+    """Write ascending days, a run of them as its first and last."""
+    runs: list[list[date]] = []
+    for day in days:
+        if runs and day - runs[-1][-1] == _DAY:
+            runs[-1] = [runs[-1][0], day]
+        else:
+            runs.append([day])
+    return ", ".join(" to ".join(day.isoformat() for day in run) for run in runs)

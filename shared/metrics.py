@@ -5,8 +5,11 @@ other processes. Names without a process in them are those the runbook and the d
 """
 
 import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 from shared.process_metrics import add_process_metrics
@@ -26,7 +29,57 @@ EXPORT_FAILURE_REASONS = (
 )
 _VERSIONS = re.compile(r"version\s*=([^,;]*)")
 _FORMAT_VERSION = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}", re.ASCII)
+# What the last five minutes show is read less often the longer it takes; its alert comes after five minutes.
+_RECENT_MAX_AGE_SECONDS = 900
 _BATCH_EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000, 10000, 20000)
+
+
+class LookedUpGauge:
+    """A gauge whose values are read from a server: exported while they are known to be true, else absent.
+
+    max_age_seconds: a value that was not read again for this long is no longer known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str] = (),
+        *,
+        registry: CollectorRegistry,
+        max_age_seconds: float = 60,
+    ) -> None:
+        self._name = name
+        self._help_text = help_text
+        self._labels = tuple(labels)
+        self._max_age_seconds = max_age_seconds
+        self._read: tuple[float, Mapping[tuple[str, ...], float]] | None = None
+        registry.register(self)
+
+    def show(self, values: Mapping[tuple[str, ...], float]) -> None:
+        """Export exactly these values, by the values of the labels."""
+        self._read = time.monotonic(), values
+
+    def set(self, value: float) -> None:
+        """Export this value of a gauge without labels."""
+        self.show({(): value})
+
+    def forget(self) -> None:
+        """Export nothing: the value could not be read."""
+        self._read = None
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Name the metric, for the registry."""
+        yield GaugeMetricFamily(self._name, self._help_text, labels=self._labels)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Give the values that are known, for a scrape."""
+        family = GaugeMetricFamily(self._name, self._help_text, labels=self._labels)
+        read = self._read
+        if read is not None and time.monotonic() - read[0] <= self._max_age_seconds:
+            for labels, value in read[1].items():
+                family.add_metric(labels, value)
+        yield family
 
 
 class CommonMetrics:
@@ -157,55 +210,63 @@ class RollupMetrics(WorkerMetrics):
             "Unix time of the last completed look for batches, even if none; 0 before the first.",
             registry=registry,
         )
-        self.pending_batches = Gauge(
+        self.pending_batches = LookedUpGauge(
             "analytics_rollup_pending_batches",
             "Committed batches that the rollups do not show yet.",
             registry=registry,
         )
-        self.oldest_pending_seconds = Gauge(
+        self.oldest_pending_seconds = LookedUpGauge(
             "analytics_rollup_oldest_pending_seconds",
             "Age of the oldest pending batch; 0 when none.",
             registry=registry,
         )
-        self.freshness_lag_seconds = Gauge(
+        self.freshness_lag_seconds = LookedUpGauge(
             "analytics_freshness_lag_seconds",
             "Age of the oldest accepted event that the rollups do not show, by organisation.",
             ["org_id"],
             registry=registry,
         )
         by_model = ["org_id", "model_id"]
-        self.error_rate = Gauge(
+        self.error_rate = LookedUpGauge(
             "analytics_usage_error_rate",
             "Failed share (0 to 1) of the last 5 minutes' calls.",
             by_model,
             registry=registry,
+            max_age_seconds=_RECENT_MAX_AGE_SECONDS,
         )
-        self.latency_p95_ms = Gauge(
+        self.latency_p95_ms = LookedUpGauge(
             "analytics_usage_latency_p95_ms",
             "95th percentile of the last 5 minutes' latencies.",
             by_model,
             registry=registry,
+            max_age_seconds=_RECENT_MAX_AGE_SECONDS,
         )
-        self.latency_p99_ms = Gauge(
+        self.latency_p99_ms = LookedUpGauge(
             "analytics_usage_latency_p99_ms",
             "99th percentile of the last 5 minutes' latencies.",
             by_model,
             registry=registry,
+            max_age_seconds=_RECENT_MAX_AGE_SECONDS,
         )
-        self.invocations = Gauge(
-            "analytics_usage_recent_invocations", "Calls of the last 5 minutes.", by_model, registry=registry
+        self.invocations = LookedUpGauge(
+            "analytics_usage_recent_invocations",
+            "Calls of the last 5 minutes.",
+            by_model,
+            registry=registry,
+            max_age_seconds=_RECENT_MAX_AGE_SECONDS,
         )
         self.gauges_last_success = Gauge(
             "analytics_gauges_last_success_timestamp",
             "Unix time at which the gauges of usage were last refreshed, 0 before the first.",
             registry=registry,
         )
-        self.series_left_out = Gauge(
+        self.series_left_out = LookedUpGauge(
             "analytics_usage_series_left_out",
             "Models beyond METRICS_MAX_SERIES, the least busy.",
             registry=registry,
+            max_age_seconds=_RECENT_MAX_AGE_SECONDS,
         )
-        self.event_partitions = Gauge(
+        self.event_partitions = LookedUpGauge(
             "analytics_event_partitions_ahead",
             "Days ahead of today that have a partition; -1 with TimescaleDB.",
             registry=registry,
@@ -222,15 +283,18 @@ class ExportMetrics(WorkerMetrics):
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__(registry, "export_worker")
-        self.jobs = Gauge("analytics_export_jobs", "Export jobs by state.", ["status"], registry=registry)
-        for status in EXPORT_STATUSES:
-            self.jobs.labels(status=status)
-        self.oldest_pending_seconds = Gauge(
+        self.jobs = LookedUpGauge(
+            "analytics_export_jobs",
+            "Export jobs by state.",
+            ["status"],
+            registry=registry,
+        )
+        self.oldest_pending_seconds = LookedUpGauge(
             "analytics_export_oldest_pending_seconds",
             "Age of the oldest job that waits for a worker; 0 when none.",
             registry=registry,
         )
-        self.oldest_running_seconds = Gauge(
+        self.oldest_running_seconds = LookedUpGauge(
             "analytics_export_oldest_running_seconds",
             "How long ago the oldest running job was first taken; 0 when none.",
             registry=registry,

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from shared.db import Cursor, Database
@@ -84,6 +85,11 @@ def _apply(cur: Cursor, migration: Migration) -> bool:
     return True
 
 
+@cache
+def _newest_version() -> int:
+    return migrations()[-1].version
+
+
 def check_schema(cur: Cursor) -> None:
     """Raise SchemaOutdated when the database lacks a migration this release knows."""
     cur.execute(_SQL["has_list"])
@@ -91,7 +97,7 @@ def check_schema(cur: Cursor) -> None:
     if cur.fetchone() == (True,):
         cur.execute(_SQL["current_version"])
         current = (cur.fetchone() or (None,))[0]
-    newest = migrations()[-1].version
+    newest = _newest_version()
     if current is None or current < newest:
         raise SchemaOutdated(
             f"the database is at migration {current}, this release needs {newest}: "

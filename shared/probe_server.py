@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,6 +25,7 @@ import structlog
 from prometheus_client.exposition import gzip_accepted
 
 from shared.metrics import CommonMetrics, exposition
+from shared.process import Parts
 
 MAX_CONNECTIONS = 64
 MAX_HEAD_BYTES = 16 * 1024
@@ -191,10 +192,13 @@ async def _in_thread(work: Callable[[], T]) -> T:
     return await done
 
 
-def start_probe_server(port: int, metrics: CommonMetrics, live: Check, ready: Check) -> int:
+def start_probe_server(
+    port: int, metrics: CommonMetrics, live: Check, ready: Check, parts: Parts | None = None
+) -> int:
     """Serve the probes from a daemon thread on all interfaces; return the port.
 
     port: METRICS_PORT; 0 takes any that is free. One that cannot be had ends the process with exit code 1.
+    parts: those of the process, so that the server's end is theirs.
     """
     try:
         listener = socket.create_server(("", port), backlog=MAX_CONNECTIONS)
@@ -203,10 +207,14 @@ def start_probe_server(port: int, metrics: CommonMetrics, live: Check, ready: Ch
         _log.critical(f"cannot listen on port {port} (METRICS_PORT): {reason}")
         raise SystemExit(1) from None
 
-    def serve(coroutine: Coroutine[Any, Any, None]) -> None:
-        asyncio.run(coroutine)
-
     probes = _Probes(metrics, live, ready)
-    threading.Thread(target=serve, args=(probes.serve(listener),), name="probe-server", daemon=True).start()
+
+    def serve() -> None:
+        asyncio.run(probes.serve(listener))
+
+    if parts:
+        parts.start("probe-server", serve, until_exit=True)
+    else:
+        threading.Thread(target=serve, name="probe-server", daemon=True).start()
     number: int = listener.getsockname()[1]
     return number

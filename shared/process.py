@@ -1,4 +1,9 @@
-"""What every process does around its work: stop on a signal, back off, tell who it is."""
+"""What every process does around its work: run its parts, stop on a signal, back off, name itself.
+
+One rule holds for all of them: a server that is away is waited for, and any other error in any part (a loop,
+the upkeep, the gauges, a listener) ends the process with exit code 1 and the reason as its last log line. A
+part that is dead in a process that looks alive would be noticed by nobody.
+"""
 
 import atexit
 import os
@@ -6,18 +11,20 @@ import random
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
 import structlog
 from prometheus_client import Counter
 
-from shared.errors import AnalyticsError, DependencyError
+from shared.errors import DependencyError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("process")
 
-# Between tries at work that failed for a fault of ours.
-_FAULT_PAUSE_SECONDS = 5
+# How soon a part that ended is noticed, and how long the others may take to end after it.
+_LOOK_SECONDS = 0.2
+_LAST_WORDS_SECONDS = 3
 
 
 class Stop:
@@ -87,11 +94,7 @@ class Backoff:
 
 
 def repeat(work: Callable[[], None], every_seconds: float, stop: Stop, dependency_errors: Counter) -> None:
-    """Do the work at intervals until the stop; back off while a server is away.
-
-    A fault of ours or of the data is logged and tried again: going on keeps the other threads useful, and
-    what the work leaves undone raises the alarm.
-    """
+    """Do the work at intervals until the stop; back off while a server is away. Any other error passes on."""
     backoff = Backoff(dependency_errors)
     while not stop:
         try:
@@ -101,12 +104,85 @@ def repeat(work: Callable[[], None], every_seconds: float, stop: Stop, dependenc
             _log.warning(f"{name} failed, trying again", dependency=error.dependency, error=str(error))
             backoff.wait(stop, error.dependency)
             continue
-        except AnalyticsError as error:
-            _log.exception("the work failed, trying again", error=str(error))
-            stop.wait(_FAULT_PAUSE_SECONDS)
-            continue
         backoff.reset()
         stop.wait(every_seconds)
+
+
+class PartFailed(Exception):
+    """A part of the process ended by itself; the reason is its cause."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+        super().__init__(f"{part} ended by itself")
+
+
+class Parts:
+    """The threads of one process, which live and end together. For the main thread."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._threads: list[threading.Thread] = []
+        self._failures: list[tuple[str, BaseException | None]] = []
+
+    def start(self, name: str, work: Callable[[], None], *, until_exit: bool = False) -> threading.Thread:
+        """Run work in a thread of its own. It ends at the stop, or with the process (until_exit)."""
+        # A daemon: a call that hangs must not keep the process from ending.
+        thread = threading.Thread(target=self._run, args=(name, work), name=name, daemon=True)
+        if not until_exit:
+            self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  the main thread raises it
+            self._failures.append((name, error))
+        else:
+            if not self._stop:
+                self._failures.append((name, None))
+
+    def wait(self) -> None:
+        """Return at the stop. When a part ends by itself, the stop is set for all."""
+        while not self._stop.wait(_LOOK_SECONDS):
+            if self._failures:
+                self._stop.set()
+
+    def join(self) -> None:
+        """Wait for the parts to finish what they began; after a failure not for long."""
+        join(self._threads, _LAST_WORDS_SECONDS if self._failures else None)
+
+    def check(self) -> None:
+        """Raise PartFailed when a part ended by itself."""
+        if self._failures:
+            part, cause = self._failures[0]
+            raise PartFailed(part) from cause
+
+
+def join(threads: list[threading.Thread], seconds: float | None = None) -> None:
+    """Wait for threads to end, at most this long together."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    for thread in threads:
+        thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
+def exit_code(run: Callable[[], None]) -> int:
+    """Run a process and return its exit code, with the reason as the last line of the log: 1 on any error."""
+    try:
+        run()
+    except PartFailed as failed:
+        cause = failed.__cause__
+        _log.critical("ended by an error", part=failed.part, reason=_described(cause), exc_info=cause)
+    except Exception as error:  # noqa: BLE001  whatever it is, it ends the process and is said
+        _log.critical("ended by an error", reason=_described(error), exc_info=error)
+    else:
+        _log.info("stopped")
+        return 0
+    return 1
+
+
+def _described(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}" if error else "it ended without an error"
 
 
 def instance_name() -> str:

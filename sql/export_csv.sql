@@ -3,10 +3,10 @@
 SELECT now();
 
 -- name: hourly
--- The file of an hourly job. A model name that a spreadsheet would run as a formula gets an apostrophe.
+-- The file of an hourly job.
 COPY (
     SELECT to_char(bucket_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS bucket_start, org_id,
-           CASE WHEN model_id ~ '^[-=+@\t\r]' THEN '''' || model_id ELSE model_id END AS model_id,
+           analytics.spreadsheet_text(model_id) AS model_id,
            invocations, errors, trim_scale(input_tokens) AS input_tokens,
            trim_scale(output_tokens) AS output_tokens, trim_scale(cost_estimate_cents) AS cost_estimate_cents
     FROM analytics.hourly_rollups AS rollup
@@ -20,7 +20,7 @@ COPY (
 -- The file of a daily job, as that of an hourly one.
 COPY (
     SELECT to_char(bucket_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS bucket_start, org_id,
-           CASE WHEN model_id ~ '^[-=+@\t\r]' THEN '''' || model_id ELSE model_id END AS model_id,
+           analytics.spreadsheet_text(model_id) AS model_id,
            invocations, errors, trim_scale(input_tokens) AS input_tokens,
            trim_scale(output_tokens) AS output_tokens, trim_scale(cost_estimate_cents) AS cost_estimate_cents
     FROM analytics.daily_rollups AS rollup
@@ -34,7 +34,7 @@ COPY (
 -- The file of a monthly job: the days inside the window, summed by UTC month.
 COPY (
     SELECT to_char(month AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS bucket_start, org_id,
-           CASE WHEN model_id ~ '^[-=+@\t\r]' THEN '''' || model_id ELSE model_id END AS model_id,
+           analytics.spreadsheet_text(model_id) AS model_id,
            invocations, errors, trim_scale(input_tokens) AS input_tokens,
            trim_scale(output_tokens) AS output_tokens, trim_scale(cost_estimate_cents) AS cost_estimate_cents
     FROM (

@@ -52,7 +52,7 @@ LISTEN analytics_export_jobs;
 -- Takes the oldest job that is due or whose lease has ended, and that has attempts left.
 WITH due AS (
     SELECT org_id, job_id FROM analytics.export_jobs
-    WHERE status IN ('pending', 'running') AND attempt < %(most_attempts)s
+    WHERE status IN ('pending', 'running') AND attempt < %(max_attempts)s
       AND CASE status WHEN 'pending' THEN not_before ELSE lease_until END <= now()
     ORDER BY created_at
     LIMIT 1
@@ -94,8 +94,8 @@ WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token 
 -- name: fail_attempt
 -- The attempt failed: due again after a pause, or failed for good once the attempts are used up.
 UPDATE analytics.export_jobs SET
-    status = CASE WHEN attempt < %(most_attempts)s THEN 'pending' ELSE 'failed' END,
-    completed_at = CASE WHEN attempt < %(most_attempts)s THEN NULL ELSE now() END,
+    status = CASE WHEN attempt < %(max_attempts)s THEN 'pending' ELSE 'failed' END,
+    completed_at = CASE WHEN attempt < %(max_attempts)s THEN NULL ELSE now() END,
     not_before = now() + %(pause)s, lease_until = NULL, rows_done = 0, error = %(error)s, leftovers = true
 WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token = %(fencing_token)s
   AND status = 'running'
@@ -119,7 +119,7 @@ UPDATE analytics.export_jobs SET
     status = 'failed', completed_at = now(), lease_until = NULL, leftovers = true, error = %(error)s
 WHERE (org_id, job_id) IN (
     SELECT org_id, job_id FROM analytics.export_jobs
-    WHERE status IN ('pending', 'running') AND attempt >= %(most_attempts)s
+    WHERE status IN ('pending', 'running') AND attempt >= %(max_attempts)s
       AND CASE status WHEN 'pending' THEN not_before ELSE lease_until END <= now()
     FOR UPDATE SKIP LOCKED)
 RETURNING org_id, job_id;
@@ -130,23 +130,22 @@ UPDATE analytics.export_jobs SET status = 'expired'
 WHERE (org_id, job_id) IN (
     SELECT org_id, job_id FROM analytics.export_jobs
     WHERE object_key IS NOT NULL AND status = 'succeeded' AND expires_at <= now()
-    ORDER BY expires_at LIMIT %(most_jobs)s
+    ORDER BY expires_at LIMIT %(max_jobs)s
     FOR UPDATE SKIP LOCKED);
 
--- name: job_to_tidy
--- A finished job with objects to remove: all of an expired job's, or those of lost attempts. Locked until
--- the end of the transaction, so that two workers share the work.
+-- name: jobs_with_leftovers
+-- Finished jobs with objects to remove: all of an expired job's, or those of lost attempts.
 SELECT org_id, job_id, CASE status WHEN 'succeeded' THEN object_key END AS object_to_keep
 FROM analytics.export_jobs
 WHERE (status = 'expired' AND object_key IS NOT NULL) OR (leftovers AND completed_at IS NOT NULL)
-LIMIT 1
-FOR UPDATE SKIP LOCKED;
+LIMIT %(max_jobs)s;
 
--- name: mark_tidied
--- No object of the job exists any more but the one of a succeeded job.
+-- name: mark_removed
+-- No object of the job exists any more but the one to keep; no row when it expired since it was looked up.
 UPDATE analytics.export_jobs SET
     leftovers = false, object_key = CASE status WHEN 'succeeded' THEN object_key END
-WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid;
+WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND completed_at IS NOT NULL
+  AND CASE status WHEN 'succeeded' THEN object_key END IS NOT DISTINCT FROM %(object_to_keep)s::text;
 
 -- name: delete_old_jobs
 -- Forgets jobs that ended long ago and have no object any more.
@@ -155,7 +154,7 @@ WHERE (org_id, job_id) IN (
     SELECT org_id, job_id FROM analytics.export_jobs
     WHERE status IN ('failed', 'expired') AND object_key IS NULL AND NOT leftovers
       AND completed_at <= now() - %(age)s
-    LIMIT %(most_jobs)s
+    LIMIT %(max_jobs)s
     FOR UPDATE SKIP LOCKED);
 
 -- name: counts

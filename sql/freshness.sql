@@ -28,4 +28,4 @@ FROM analytics.model_freshness_at(NULL, %(as_of)s)
 WHERE lag_seconds > 0 OR last_rollup_at > %(active_since)s
 GROUP BY org_id
 ORDER BY 2 DESC, 1
-LIMIT %(most_series)s;
+LIMIT %(max_series)s;

@@ -13,7 +13,8 @@ DECLARE incident NO SCROLL CURSOR FOR
 SELECT event_id::text, org_id::text,
        to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
        to_char(received_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-       model_id, actor_id, input_tokens, output_tokens, latency_ms, status, error_code,
+       analytics.spreadsheet_text(model_id), analytics.spreadsheet_text(actor_id), input_tokens, output_tokens,
+       latency_ms, status, analytics.spreadsheet_text(error_code),
        trim_scale(cost_estimate_cents)::text, metadata::text
 FROM analytics.usage_events
 WHERE org_id = %(org_id)s AND occurred_at >= %(start)s AND occurred_at < %(end)s

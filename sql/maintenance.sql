@@ -6,45 +6,55 @@ SELECT pg_try_advisory_xact_lock(hashtext('analytics.upkeep'));
 -- Daily partitions from yesterday to some days ahead; returns how many were missing.
 SELECT analytics.create_event_partitions(%(from_day)s, %(to_day)s);
 
--- name: days_ahead
--- How many days after today have a partition; -1 with TimescaleDB, which needs none made.
-SELECT CASE WHEN to_regclass('analytics.usage_events_default') IS NULL THEN -1 ELSE (
-    SELECT count(*) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    WHERE inhparent = 'analytics.usage_events'::regclass
-      AND relname > 'usage_events_' || to_char(%(today)s::date, 'YYYYMMDD') AND relname ~ '^usage_events_\d{8}$')
-END;
+-- name: drop_expired_events
+-- Removes raw events older than the retention; returns how many partitions went, and how many single rows.
+SELECT dropped_partitions, deleted_rows FROM analytics.drop_expired_events(%(retention)s, %(as_of)s, %(max_rows)s);
 
--- name: keep_events
--- Removes raw events older than the retention; returns how many partitions went.
-SELECT analytics.keep_events(%(retention)s, %(as_of)s);
+-- name: now
+-- The server's time, by which the upkeep decides what is old: a worker's clock may be wrong.
+SELECT now();
 
 -- name: prune_keys
 -- Removes some dedupe keys first received before the cutoff.
 DELETE FROM analytics.event_keys WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.event_keys WHERE first_received_at < %(cutoff)s LIMIT %(most_rows)s));
+    SELECT ctid FROM analytics.event_keys WHERE first_received_at < %(cutoff)s LIMIT %(max_rows)s));
 
 -- name: prune_batches
 -- Removes some batch records that are rolled up and were committed before the cutoff.
 DELETE FROM analytics.ingestion_batches WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM analytics.ingestion_batches
-    WHERE committed_at < %(cutoff)s AND rolled_up_at IS NOT NULL LIMIT %(most_rows)s));
+    WHERE committed_at < %(cutoff)s AND rolled_up_at IS NOT NULL LIMIT %(max_rows)s));
 
 -- name: prune_hourly
 -- Removes some hourly rollups of buckets before the cutoff.
 DELETE FROM analytics.hourly_rollups WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.hourly_rollups WHERE bucket_start < %(cutoff)s LIMIT %(most_rows)s));
+    SELECT ctid FROM analytics.hourly_rollups WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
+RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
 
 -- name: prune_daily
 -- Removes some daily rollups of buckets before the cutoff.
 DELETE FROM analytics.daily_rollups WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.daily_rollups WHERE bucket_start < %(cutoff)s LIMIT %(most_rows)s));
+    SELECT ctid FROM analytics.daily_rollups WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
+RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
 
 -- name: prune_hourly_error_codes
 -- Removes some hourly error codes of buckets before the cutoff.
 DELETE FROM analytics.hourly_error_codes WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.hourly_error_codes WHERE bucket_start < %(cutoff)s LIMIT %(most_rows)s));
+    SELECT ctid FROM analytics.hourly_error_codes WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
+RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
 
 -- name: prune_daily_error_codes
 -- Removes some daily error codes of buckets before the cutoff.
 DELETE FROM analytics.daily_error_codes WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.daily_error_codes WHERE bucket_start < %(cutoff)s LIMIT %(most_rows)s));
+    SELECT ctid FROM analytics.daily_error_codes WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
+RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
+
+-- name: prune_models
+-- Forgets some models whose newest event is older than the cutoff.
+DELETE FROM analytics.model_freshness WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM analytics.model_freshness WHERE last_event_at < %(cutoff)s LIMIT %(max_rows)s));
+
+-- name: record_dropped_rollups
+-- Records days of which rollups were dropped, in the transaction that drops them.
+INSERT INTO analytics.dropped_days (day, what) SELECT DISTINCT day, 'rollups' FROM unnest(%(days)s::date[]) AS day
+ON CONFLICT DO NOTHING;

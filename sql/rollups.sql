@@ -12,7 +12,7 @@ SELECT batch_id, inserted, oldest_occurred_at, newest_occurred_at, committed_at,
 FROM analytics.ingestion_batches
 WHERE rolled_up_at IS NULL
 ORDER BY batch_id
-LIMIT %(most_batches)s
+LIMIT %(max_batches)s
 FOR UPDATE SKIP LOCKED;
 
 -- name: create_contributions

@@ -1,3 +1,28 @@
+-- name: hold_days
+-- Keeps days from being dropped until the end of the transaction. It takes no snapshot, so a transaction of
+-- one snapshot that begins with it sees of each day either all of its events or that they were dropped.
+LOCK TABLE analytics.dropped_days IN ACCESS SHARE MODE;
+
+-- name: dropped_days
+-- The days of a window of which raw events, or rollups, were dropped after their retention.
+SELECT day, what FROM analytics.dropped_days WHERE day >= %(first_day)s AND day < %(end_day)s ORDER BY day, what;
+
+-- name: has_lost_events
+-- Whether an organisation has rollups of a UTC day and not one raw event.
+SELECT EXISTS (
+    SELECT FROM analytics.daily_rollups AS rollup
+    WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+      AND NOT EXISTS (SELECT FROM analytics.usage_events AS event
+                      WHERE event.org_id = rollup.org_id
+                        AND event.occurred_at >= %(day)s AND event.occurred_at < %(next_day)s)
+    UNION ALL
+    SELECT FROM analytics.hourly_rollups AS rollup
+    WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
+      AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+      AND NOT EXISTS (SELECT FROM analytics.usage_events AS event
+                      WHERE event.org_id = rollup.org_id
+                        AND event.occurred_at >= %(day)s AND event.occurred_at < %(next_day)s));
+
 -- name: compare_hours
 -- Hours of a UTC day whose rollup differs from the raw rows it should show, histogram included.
 WITH raw_bins AS (
@@ -43,7 +68,7 @@ WHERE (raw.invocations, raw.status_error, raw.status_timeout, raw.status_throttl
       (rolled.invocations, rolled.status_error, rolled.status_timeout, rolled.status_throttled,
        rolled.input_tokens, rolled.output_tokens, rolled.cost_estimate_cents, rolled.histogram)
 ORDER BY org_id, bucket_start, model_id
-LIMIT %(most_rows)s;
+LIMIT %(max_rows)s;
 
 -- name: compare_days
 -- Models whose daily rollup differs from the sum of its hours.
@@ -86,7 +111,7 @@ WHERE (hours.invocations, hours.status_error, hours.status_timeout, hours.status
       (days.invocations, days.status_error, days.status_timeout, days.status_throttled,
        days.input_tokens, days.output_tokens, days.cost_estimate_cents, days.histogram)
 ORDER BY org_id, model_id
-LIMIT %(most_rows)s;
+LIMIT %(max_rows)s;
 
 -- name: compare_error_codes
 -- Error codes of a UTC day whose count by hour, or by day, differs from the raw rows'.
@@ -115,7 +140,7 @@ UNION ALL
 SELECT org_id, model_id, %(day)s::timestamptz, 'day', error_code, raw_day.events, days.events
 FROM raw_day FULL JOIN days USING (org_id, model_id, error_code)
 WHERE raw_day.events IS DISTINCT FROM days.events
-LIMIT %(most_rows)s;
+LIMIT %(max_rows)s;
 
 -- name: count_compared
 -- How many hourly and daily rollups and how many events a UTC day's comparison covered.

@@ -100,12 +100,12 @@ def test_the_list_and_the_queue_are_read_by_their_indexes(exports: Exports) -> N
     exports.create()
     exports.rows("ANALYZE analytics.export_jobs")
     page = {"org_id": ORG, "status": None, "limit": 50, "before_created_at": START, "before_job_id": ORG}
-    claim = {"most_attempts": 3, "lease": LEASE, "worker": "w"}
+    claim = {"max_attempts": 3, "lease": LEASE, "worker": "w"}
     for statement, parameters, index in (
         ("list_jobs", page, "export_jobs_list"),
         ("claim_job", claim, "export_jobs_queue"),
         ("seconds_until_due", {}, "export_jobs_queue"),
-        ("job_to_tidy", {}, "export_jobs_leftovers"),
+        ("jobs_with_leftovers", {}, "export_jobs_leftovers"),
     ):
         with exports.owner.cursor() as cur:
             cur.execute("EXPLAIN " + SQL[statement], parameters)

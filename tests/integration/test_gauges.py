@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
 from deploy.local.traffic import MODELS, Event, Router, org
-from rollup_worker.gauges import Gauges
+from rollup_worker.gauges import BacklogGauges, RecentGauges
 from rollup_worker.rollups import Rollups
 from shared.db import Database
 from shared.latency_histogram import PERCENTILES
@@ -24,17 +24,21 @@ MINUTE = timedelta(minutes=1)
 class GaugesUnderTest:
     """The worker's gauges over its own login, with a clock to set."""
 
-    def __init__(self, url: str, most_series: int) -> None:
+    def __init__(self, url: str, max_series: int) -> None:
         self.now = NOW
         self.database = Database(url, application_name="gauges under test")
         self.registry = CollectorRegistry()
         metrics = RollupMetrics(self.registry)
         self.rollups = Rollups(self.database, metrics, clock=lambda: self.now)
-        self.gauges = Gauges(self.database, metrics, most_series=most_series, clock=lambda: self.now)
+        self.backlog, self.recent = (
+            kind(self.database, metrics, max_series=max_series, clock=lambda: self.now)
+            for kind in (BacklogGauges, RecentGauges)
+        )
 
     def refresh(self, at: datetime = NOW) -> None:
         self.now = at
-        self.gauges.refresh()
+        self.backlog.refresh()
+        self.recent.refresh()
 
     def by_label(self, metric: str) -> dict[tuple[str, ...], float]:
         """Return a gauge's series by the values of its labels."""
@@ -53,7 +57,7 @@ class GaugesUnderTest:
 
 @pytest.fixture
 def gauges(database: TestDatabase) -> Iterator[GaugesUnderTest]:
-    made = GaugesUnderTest(database.rollup_worker_url, most_series=100)
+    made = GaugesUnderTest(database.rollup_worker_url, max_series=100)
     yield made
     made.database.close()
 
@@ -131,7 +135,7 @@ def test_the_busiest_models_are_shown_up_to_the_bound_and_the_rest_is_counted(
         router = Router(seed=number, start=NOW - 4 * MINUTE, end=NOW, orgs=1, models=[model])
         events += router.events(10 * number)
     insert_batch(owner, events)
-    bounded = GaugesUnderTest(database.rollup_worker_url, most_series=2)
+    bounded = GaugesUnderTest(database.rollup_worker_url, max_series=2)
     bounded.refresh()
     busiest = {(org(0), MODELS[4]): 50, (org(0), MODELS[3]): 40}
     assert bounded.by_label("analytics_usage_recent_invocations") == busiest
@@ -180,7 +184,7 @@ def test_with_more_organisations_than_the_bound_the_worst_lags_are_shown(
     for number in range(4):
         event = Router(seed=number, start=NOW - MINUTE, end=NOW, orgs=1).event() | {"orgId": org(number)}
         insert_batch(owner, [event], received_at=NOW - number * MINUTE)
-    bounded = GaugesUnderTest(database.rollup_worker_url, most_series=2)
+    bounded = GaugesUnderTest(database.rollup_worker_url, max_series=2)
     bounded.refresh()
     assert bounded.by_label("analytics_freshness_lag_seconds") == {(org(3),): 180, (org(2),): 120}
     bounded.database.close()

@@ -18,7 +18,7 @@ from rollup_worker.rollups import Rollups
 from rollup_worker.verify import Window, rebuild, verify
 from shared.buckets import bucket_start
 from shared.db import Database
-from shared.errors import AnalyticsError, DependencyError
+from shared.errors import DependencyError
 from shared.latency_histogram import PERCENTILES, add, bin_of, percentile_ms
 from shared.metrics import RollupMetrics
 from tests.conftest import TestBroker, TestDatabase
@@ -199,7 +199,7 @@ def test_verify_finds_one_wrong_token_and_rebuild_mends_it_while_batches_wait(
     differences = found_by_verify(worker_database)
     assert any("input tokens" in line and "hour" in line for line in differences)
     assert any("error code" in line for line in differences)
-    rebuild(worker_database, window(4), raw_since=NOW - timedelta(days=30), say=lambda _: None)
+    rebuild(worker_database, window(4), say=lambda _: None)
     assert found_by_verify(worker_database) == []
     drain(rollups)
     assert found_by_verify(worker_database) == []
@@ -216,14 +216,6 @@ def test_verify_finds_a_lost_latency_and_a_missing_day(owner: connection, worker
     with owner.cursor() as cur:
         cur.execute("DELETE FROM analytics.daily_rollups")
     assert len(found_by_verify(worker_database)) == changed
-
-
-def test_rebuild_refuses_days_whose_raw_events_are_gone(owner: connection, worker_database: Database) -> None:
-    insert_batch(owner, traffic(100))
-    drain(rollups_over(worker_database))
-    with pytest.raises(AnalyticsError, match="would erase rollups"):
-        rebuild(worker_database, window(4), raw_since=NOW - timedelta(days=1), say=lambda _: None)
-    assert found_by_verify(worker_database) == []
 
 
 def test_rebuild_while_batches_are_added_counts_everything_once(
@@ -248,7 +240,7 @@ def test_rebuild_while_batches_are_added_counts_everything_once(
     for at, piece in enumerate(pieces[20:]):
         insert_batch(owner, piece)
         if at % 20 == 0:
-            rebuild(worker_database, window(4), raw_since=NOW - timedelta(days=30), say=lambda _: None)
+            rebuild(worker_database, window(4), say=lambda _: None)
     done.set()
     worker.join()
     books.assert_equal(Expected(events))

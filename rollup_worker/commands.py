@@ -1,0 +1,90 @@
+"""The commands `verify` and `rebuild`: their arguments, and what they say."""
+
+import argparse
+import re
+import sys
+from datetime import UTC, date, datetime, timedelta
+
+from rollup_worker.verify import Window, rebuild, verify
+from shared.clock import utc_now
+from shared.db import Database
+from shared.errors import AnalyticsError
+from shared.event_text import org_id_text
+
+MAX_DAYS = 1_100
+"""Most days a command takes at once: three years."""
+
+_STATEMENT_TIMEOUT_SECONDS = 1800
+
+
+def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; what makes no sense ends the process with exit code 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command in {"verify", "rebuild"}:
+        if options.first > options.last:
+            parser.error("--from lies after --to")
+        if (options.last - options.first).days >= MAX_DAYS:
+            parser.error(f"from --from to --to are more than {MAX_DAYS:,} days: take them in parts")
+    return options
+
+
+def run_command(options: argparse.Namespace, database_url: str) -> int:
+    """Verify or rebuild; 0 when all went well, 1 on differences, a refusal or a failure."""
+    database = Database(
+        database_url,
+        application_name=f"rollup_worker {options.command}",
+        statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS,
+    )
+    window = Window(_midnight(options.first), _midnight(options.last) + timedelta(days=1), options.org)
+    try:
+        if options.command == "verify":
+            return 1 if verify(database, window, _say) else 0
+        rebuild(database, window, _say)
+    except AnalyticsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    finally:
+        database.close()
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, datetime.min.time(), UTC)
+
+
+def _day(text: str) -> date:
+    """Parse YYYY-MM-DD; other forms that Python would take mean other days to other people."""
+    if not re.fullmatch(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}", text, re.ASCII):
+        raise ValueError(text)
+    return date.fromisoformat(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rollup_worker",
+        description="Adds committed batches to the rollups. Settings come from the environment.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("run", help="work until SIGTERM (the default)")
+    today = utc_now().date()
+    for name, text, first in (
+        ("verify", "compare rollups with raw events; exit code 1 if any differ", today - timedelta(days=6)),
+        ("rebuild", "make rollups again from raw events, while the fleet runs", None),
+    ):
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.add_argument(
+            "--from", dest="first", type=_day, default=first, required=first is None,
+            metavar="YYYY-MM-DD", help="first UTC day" + (" (default: six days ago)" if first else ""),
+        )  # fmt: skip
+        command.add_argument(
+            "--to", dest="last", type=_day, default=today,
+            metavar="YYYY-MM-DD", help="last UTC day, included (default: today)",
+        )  # fmt: skip
+        command.add_argument("--org", type=org_id_text, metavar="UUID", help="one organisation only")
+    return parser
