@@ -29,9 +29,6 @@ T = TypeVar("T")
 
 _FIRST_RETRY = timedelta(seconds=2)
 
-# How an attempt may fail without a fault in this program.
-_EXPECTED = (DatabaseUnavailable, ObjectStoreUnavailable, ObjectStoreRefused, Standstill, Aborted)
-
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("slot")
 
 
@@ -109,10 +106,8 @@ class Slot:
             if not recorded:
                 delivery.remove_object()
                 raise Aborted("the claim was lost before the end")  # noqa: TRY301
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  what somebody asked for must not end the worker: the job fails
             self._failed(job, error)
-            if not isinstance(error, _EXPECTED):
-                raise  # and it ends the process; the jobs of the other slots are given back
         else:
             seconds = time.monotonic() - began
             self._metrics.seconds.observe(seconds)

@@ -59,11 +59,13 @@ class BacklogGauges:
     def refresh(self) -> None:
         """Set each gauge as soon as it is read. Raises DatabaseUnavailable."""
         metrics, now = self._metrics, self._clock()
-        with _known_or_absent(metrics.pending_batches, metrics.oldest_pending_seconds):
+        # Where one cannot be read, those after it are not either.
+        later = [metrics.event_partitions, metrics.freshness_lag_seconds]
+        with _known_or_absent(metrics.pending_batches, metrics.oldest_pending_seconds, *later):
             [(count, oldest)] = self._rows(_SQL["pending"])
             metrics.pending_batches.set(count)
             metrics.oldest_pending_seconds.set(max(0.0, (now - oldest).total_seconds()) if oldest else 0)
-        with _known_or_absent(metrics.event_partitions):
+        with _known_or_absent(*later):
             [(days,)] = self._rows(_SQL["days_ahead"])
             metrics.event_partitions.set(days)
         with _known_or_absent(metrics.freshness_lag_seconds):

@@ -51,7 +51,7 @@ class LookedUpGauge:
     ) -> None:
         self._name = name
         self._help_text = help_text
-        self._labels = tuple(labels)
+        self._labelnames = tuple(labels)
         self._max_age_seconds = max_age_seconds
         self._read: tuple[float, Mapping[tuple[str, ...], float]] | None = None
         registry.register(self)
@@ -70,11 +70,11 @@ class LookedUpGauge:
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Name the metric, for the registry."""
-        yield GaugeMetricFamily(self._name, self._help_text, labels=self._labels)
+        yield GaugeMetricFamily(self._name, self._help_text, labels=self._labelnames)
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Give the values that are known, for a scrape."""
-        family = GaugeMetricFamily(self._name, self._help_text, labels=self._labels)
+        family = GaugeMetricFamily(self._name, self._help_text, labels=self._labelnames)
         read = self._read
         if read is not None and time.monotonic() - read[0] <= self._max_age_seconds:
             for labels, value in read[1].items():

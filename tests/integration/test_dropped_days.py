@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Event, Router
 from rollup_worker import upkeep as upkeep_module
@@ -25,7 +26,6 @@ from shared.migrate import migrations
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
 from tests.conftest import TestDatabase
-from tests.support.fleet import ROOT
 from tests.support.seed import connect, insert_batch
 
 NOW = datetime.now(UTC)
@@ -225,9 +225,10 @@ def test_days_dropped_before_drops_were_recorded_are_known_by_what_they_left(
 def test_verify_calls_a_day_whose_rollups_went_not_verifiable(
     owner: connection, database: TestDatabase, command: Command
 ) -> None:
-    store(owner, database, events_of(OLD))
-    upkeep(database, ROLLUP_RETENTION="10d")
-    proof = command("verify", *span(OLD))
+    day = TODAY - 40 * DAY
+    store(owner, database, events_of(day))
+    upkeep(database, ROLLUP_RETENTION="35d")
+    proof = command("verify", *span(day))
     assert proof.returncode == 0
     assert "not verifiable: rollups of this day were dropped" in proof.stdout
 
