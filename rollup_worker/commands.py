@@ -5,12 +5,11 @@ import re
 import sys
 from datetime import UTC, date, datetime, timedelta
 
-from shared.event_text import org_id_text
-
 from rollup_worker.verify import Window, rebuild, verify
 from shared.clock import utc_now
 from shared.db import Database
 from shared.errors import AnalyticsError
+from shared.usage_event.text import org_id_text
 
 MAX_DAYS = 1_100
 """Most days a command takes at once: three years."""
