@@ -1,112 +1,79 @@
-"""Fixtures: the servers once a session, and in them a place of its own for each test.
+"""Fixtures: the servers once a run, and in them a place of its own for each test.
 
 `stack` starts the servers. `database` is a migrated database cloned from a template, `broker` names a
 topology of its own, `redis_url` an empty Redis, `s3` a bucket name of its own. `environ` holds the
-settings of them all, ready for a process.
+settings of them all, ready for a process. A test marked `alone` has the machine to itself.
 """
 
-import itertools
 import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pika
 import pytest
 import redis
 
-from deploy.local import containers, env_file, machine
-from deploy.local.stack import LocalStack, migrate
+from deploy.local import env_file
+from deploy.local.stack import LocalStack
+from tests.support import shared_stack
+from tests.support.places import TestBroker, TestDatabase, new_name, redis_database
+from tests.support.shared_stack import TEMPLATE, SharedStack
+from tests.support.turns import turn
 
-_numbers = itertools.count(1)
-_TEMPLATE = "template_analytics"
-_SERVERS = pytest.StashKey[str]()
-
-
-@dataclass(frozen=True)
-class TestDatabase:
-    """A database of one test: its owner's URL, and each process's own by setting name."""
-
-    owner_url: str
-    process_urls: dict[str, str]
-
-    __test__ = False
-
-    @property
-    def ingestor_url(self) -> str:
-        return self.process_urls["INGESTOR_DATABASE_URL"]
-
-    @property
-    def rollup_worker_url(self) -> str:
-        return self.process_urls["ROLLUP_WORKER_DATABASE_URL"]
-
-    @property
-    def export_worker_url(self) -> str:
-        return self.process_urls["EXPORT_WORKER_DATABASE_URL"]
-
-    @property
-    def gateway_url(self) -> str:
-        return self.process_urls["GATEWAY_DATABASE_URL"]
+_OWNED = pytest.StashKey[SharedStack]()
+_HOME = pytest.StashKey[Path]()
 
 
-@dataclass(frozen=True)
-class TestBroker:
-    """Names of one test's exchanges and queues on the session's broker."""
-
-    url: str
-    exchange: str
-    queue: str
-    dead_letter_exchange: str
-    dead_letter_queue: str
-
-    __test__ = False
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """The environment that makes a process use them."""
-        return {
-            "RABBITMQ_URL": self.url,
-            "RABBITMQ_EXCHANGE": self.exchange,
-            "RABBITMQ_QUEUE": self.queue,
-            "RABBITMQ_DEAD_LETTER_EXCHANGE": self.dead_letter_exchange,
-            "RABBITMQ_DEAD_LETTER_QUEUE": self.dead_letter_queue,
-        }
-
-
-def pytest_configure() -> None:
-    """Forget the settings of a local stack that somebody has sourced: no test is meant for those servers."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare the servers that the workers of this run share, or learn where they are."""
+    # No test is meant for the servers of a local stack whose settings somebody has sourced.
     env_file.forget_earlier_stack(os.environ)
+    if (given := getattr(config, "workerinput", None)) is not None:
+        config.stash[_HOME] = Path(given["stack_home"])
+    else:
+        config.stash[_OWNED] = SharedStack()
+        config.stash[_HOME] = config.stash[_OWNED].home
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist where the servers are."""
+    node.workerinput["stack_home"] = str(node.config.stash[_HOME])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the servers."""
+    if (owned := config.stash.get(_OWNED, None)) is not None:
+        owned.close()
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
     """Say which servers the tests ran against."""
-    if used := config.stash.get(_SERVERS, None):
+    if used := config.stash[_OWNED].used:
         terminalreporter.write_line(f"ran against {used}")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for the test's turn: beside others, or alone."""
+    with turn(item.config.stash[_HOME], alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 @pytest.fixture(scope="session")
-def stack(request: pytest.FixtureRequest) -> Iterator[LocalStack]:
-    """The servers, in a private folder of this session's own or in containers (TEST_SERVERS)."""
-    in_containers, request.config.stash[_SERVERS] = containers.choose()
-    home = machine.temporary_home("analytics-tests-")
-    started = LocalStack(home, environ={}, in_containers=in_containers).start()
-    try:
-        migrate(started.create_database(_TEMPLATE))
-        started.make_template(_TEMPLATE)
-        started.create_logins()
-        yield started
-    finally:
-        started.stop()
-        shutil.rmtree(home, ignore_errors=True)
+def stack(request: pytest.FixtureRequest) -> LocalStack:
+    """The servers of the run: local ones in a private folder, or containers (TEST_SERVERS)."""
+    return shared_stack.use(request.config.stash[_HOME])
 
 
 @pytest.fixture
 def database(stack: LocalStack) -> Iterator[TestDatabase]:
     """A migrated database of the test's own."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    url = stack.create_database(name, _TEMPLATE)
+    name = new_name("_")
+    url = stack.create_database(name, TEMPLATE)
     yield TestDatabase(url, stack.process_urls(url))
     stack.drop_database(name)
 
@@ -114,7 +81,7 @@ def database(stack: LocalStack) -> Iterator[TestDatabase]:
 @pytest.fixture
 def broker(stack: LocalStack) -> Iterator[TestBroker]:
     """Exchanges and queues of the test's own; the ingestor declares them, this removes them."""
-    base = f"test.{os.getpid()}.{next(_numbers)}"
+    base = new_name(".")
     names = TestBroker(stack.settings["RABBITMQ_URL"], base, f"{base}.q", f"{base}.dlx", f"{base}.dlq")
     yield names
     connection = pika.BlockingConnection(pika.URLParameters(names.url))
@@ -128,10 +95,10 @@ def broker(stack: LocalStack) -> Iterator[TestBroker]:
 
 @pytest.fixture
 def redis_url(stack: LocalStack) -> str:
-    """An empty Redis."""
-    url = stack.settings["REDIS_URL"]
+    """An empty Redis database of the test's own."""
+    url = redis_database(stack.settings["REDIS_URL"])
     with redis.Redis.from_url(url) as client:
-        client.flushall()
+        client.flushdb()
     return url
 
 
@@ -139,9 +106,7 @@ def redis_url(stack: LocalStack) -> str:
 def s3(stack: LocalStack) -> dict[str, str]:
     """The S3 settings with a bucket name of the test's own; whoever needs the bucket creates it."""
     names = ("S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_SECURE")
-    return {name: stack.settings[name] for name in names} | {
-        "S3_BUCKET": f"test-{os.getpid()}-{next(_numbers)}"
-    }
+    return {name: stack.settings[name] for name in names} | {"S3_BUCKET": new_name("-")}
 
 
 @pytest.fixture

@@ -158,7 +158,8 @@ def _start_rabbitmq() -> ContainerServer:
 
 def _start_valkey() -> ContainerServer:
     password = secrets.token_urlsafe(18)
-    server, address = _run("Redis", 6379, ["valkey-server", "--requirepass", password, "--save", ""])
+    command = ["valkey-server", "--requirepass", password, "--save", "", "--databases", "1024"]
+    server, address = _run("Redis", 6379, command)
     url = f"redis://:{password}@{address}/0"
     server.settings = {"REDIS_URL": url}
     server.wait_ready(lambda: servers.redis_answers(url))

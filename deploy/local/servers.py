@@ -257,7 +257,7 @@ def start_valkey(folder: Path, log: Path, programs: Path) -> Server:
     config = folder / "valkey.conf"
     config.write_text(
         f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\nappendonly no\nmaxmemory 64mb\n'
-        "maxmemory-policy allkeys-lru\n"
+        "maxmemory-policy allkeys-lru\ndatabases 1024\n"
     )
     config.chmod(0o644)
     program = machine.usable(machine.valkey_program(), user_id, programs)

@@ -73,7 +73,7 @@ class LocalStack:
         self._environ = environ
         self._in_containers = in_containers
         self._say = say
-        self._passwords = {prefix: secrets.token_urlsafe(18) for prefix in PROCESS_ROLES}
+        self.passwords = {prefix: secrets.token_urlsafe(18) for prefix in PROCESS_ROLES}
         self.servers: dict[str, Server | ContainerServer] = {}
         self.settings: dict[str, str] = {}
 
@@ -149,7 +149,7 @@ class LocalStack:
                     sql.SQL("CREATE ROLE {} LOGIN PASSWORD %s IN ROLE {}").format(
                         login, sql.Identifier(role)
                     ),
-                    (self._passwords[prefix],),
+                    (self.passwords[prefix],),
                 )
 
     def process_urls(self, database_url: str) -> dict[str, str]:
@@ -159,7 +159,7 @@ class LocalStack:
             f"{prefix}_DATABASE_URL": urlunsplit(
                 parts._replace(netloc=f"{prefix.lower()}:{password}@{parts.hostname}:{parts.port}")
             )
-            for prefix, password in self._passwords.items()
+            for prefix, password in self.passwords.items()
         }
 
     def prepare_database(self, name: str = "analytics") -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from deploy.local.books import Books
 from deploy.local.traffic import Publisher
-from tests.conftest import TestBroker, TestDatabase
 from tests.support.fleet import Fleet
+from tests.support.places import TestBroker, TestDatabase
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ RUNBOOK_BLOCKS = runbook_blocks()
 def scene(stack: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """The fleet under monitoring, after some ordinary traffic."""
     folder: Path = tmp_path_factory.mktemp("monitored")
-    with monitored_fleet(stack, "template_analytics", folder) as running:
+    with monitored_fleet(stack, folder) as running:
         yield running
 
 

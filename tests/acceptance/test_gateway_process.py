@@ -16,7 +16,6 @@ import pytest
 import urllib3
 
 from deploy.local.api import wait_until
-from tests.conftest import TestDatabase
 from tests.support.fleet import Fleet, Process
 from tests.support.raw_http import (
     ACTOR,

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg2
 import pytest
 
-from tests.conftest import TestDatabase
 from tests.support.fleet import Fleet, Process
+from tests.support.places import TestDatabase
 from tests.support.raw_http import (
     ACTOR_LINES,
     EVENT,

@@ -9,8 +9,8 @@ import pika
 from deploy.local.api import ADMIN
 from deploy.local.books import Books
 from deploy.local.traffic import Router, encode, org
-from tests.conftest import TestBroker
 from tests.support.fleet import Fleet, Process
+from tests.support.places import TestBroker
 
 
 def lines(process: Process) -> list[dict[str, Any]]:

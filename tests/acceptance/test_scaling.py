@@ -17,9 +17,9 @@ from deploy.local.api import Api, wait_until
 from deploy.local.books import Books
 from deploy.local.machine import postgres_folder
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode, org
-from tests.conftest import TestDatabase
 from tests.support.deployment import ROOT, build, connections, objects
 from tests.support.fleet import Fleet, Process
+from tests.support.places import TestDatabase
 
 MakePublisher = Callable[[], Publisher]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import connection
 
-from tests.conftest import TestBroker, TestDatabase
 from tests.support.exports import Exports, open_exports
 from tests.support.ingestion import Ingestion
+from tests.support.places import TestBroker, TestDatabase
 from tests.support.seed import connect
 
 

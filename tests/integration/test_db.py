@@ -9,7 +9,7 @@ import pytest
 from shared.db import Database, Pool
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable
 from shared.migrate import check_schema
-from tests.conftest import TestDatabase
+from tests.support.places import TestDatabase
 from tests.support.tcp_proxy import TcpProxy
 
 

@@ -22,7 +22,6 @@ from shared.metrics import ExportMetrics
 from shared.object_store import ObjectStore
 from shared.process import Stop
 from shared.settings import ObjectStoreSettings, load
-from tests.conftest import TestDatabase
 from tests.support.exports import (
     ORG,
     OTHER_ORG,
@@ -33,6 +32,7 @@ from tests.support.exports import (
     insert_many,
     insert_rollups,
 )
+from tests.support.places import TestDatabase
 
 RETENTION = timedelta(days=90)
 

@@ -12,7 +12,7 @@ from deploy.local.traffic import Event, Router, org
 from rollup_worker.rollups import Rollups
 from shared.db import Database
 from shared.metrics import RollupMetrics
-from tests.conftest import TestDatabase
+from tests.support.places import TestDatabase
 from tests.support.seed import connect, insert_batch
 
 RUNBOOK = """

@@ -17,9 +17,9 @@ from deploy.local.traffic import Router, org
 from gateway import reads
 from shared.metrics import GatewayMetrics
 from shared.statements import load_statements
-from tests.conftest import TestDatabase
 from tests.support.fleet import free_port
 from tests.support.gateway_app import ADMIN, PREFIX, Gateway, assert_problem
+from tests.support.places import TestDatabase
 from tests.support.seed import connect, insert_batch
 from tests.support.tcp_proxy import TcpProxy
 

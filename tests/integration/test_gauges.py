@@ -14,7 +14,7 @@ from rollup_worker.rollups import Rollups
 from shared.db import Database
 from shared.latency_histogram import PERCENTILES
 from shared.metrics import RollupMetrics
-from tests.conftest import TestDatabase
+from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC)

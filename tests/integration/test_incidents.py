@@ -20,7 +20,7 @@ from deploy.local.traffic import Event, Router, org
 from gateway.app import create_app
 from gateway.incidents import COLUMNS, IncidentExporter, IncidentRequest
 from shared.settings import GatewaySettings, load
-from tests.conftest import TestDatabase
+from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC).replace(microsecond=0)

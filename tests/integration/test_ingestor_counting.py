@@ -7,8 +7,8 @@ import pytest
 
 from deploy.local.api import wait_until
 from deploy.local.traffic import Event, Router, encode
-from tests.conftest import TestDatabase
 from tests.support.ingestion import Ingestion, metric, results
+from tests.support.places import TestDatabase
 
 NOW = datetime.now(UTC)
 MESSAGE_LIMIT_BYTES = 1024 * 1024

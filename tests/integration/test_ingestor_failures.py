@@ -14,9 +14,9 @@ from deploy.local.api import wait_until
 from deploy.local.stack import LocalStack, migrate
 from deploy.local.traffic import Event, Router, encode
 from shared.rabbitmq.topology import declare
-from tests.conftest import TestBroker, TestDatabase
 from tests.support.fleet import Process
 from tests.support.ingestion import Ingestion, hold_key, results, wait_until_waiting
+from tests.support.places import TestBroker, TestDatabase, new_name
 from tests.support.tcp_proxy import TcpProxy
 
 NOW = datetime.now(UTC)
@@ -239,7 +239,8 @@ def test_messages_beside_a_dead_letter_that_is_slow_to_confirm_are_acknowledged_
 def test_without_a_schema_it_says_so_and_begins_once_there_is_one(
     ingestion: Ingestion, stack: LocalStack
 ) -> None:
-    url = stack.create_database("empty_for_ingestor")
+    empty = new_name("_")
+    url = stack.create_database(empty)
     try:
         process = ingestion.fleet.start(
             "ingestor", INGESTOR_DATABASE_URL=stack.process_urls(url)["INGESTOR_DATABASE_URL"]
@@ -257,4 +258,4 @@ def test_without_a_schema_it_says_so_and_begins_once_there_is_one(
         ingestion.assert_all_acknowledged(process)
     finally:
         ingestion.fleet.close()
-        stack.drop_database("empty_for_ingestor")
+        stack.drop_database(empty)

@@ -10,8 +10,8 @@ import pytest
 from deploy.local.checkout import ROOT
 from deploy.local.traffic import Router, encode
 from shared.rabbitmq.properties import persistent
-from tests.conftest import TestBroker
 from tests.support.ingestion import Ingestion, replay
+from tests.support.places import TestBroker
 
 NOW = datetime.now(UTC)
 LONG_AGO = "2026-01-02T03:04:05Z"

@@ -15,8 +15,8 @@ from ingestor.store import BatchStore, Outcome
 from shared.errors import DatabaseUnavailable
 from shared.rabbitmq.frames import Delivery
 from shared.statements import load_statements
-from tests.conftest import TestDatabase
 from tests.support.ingestion import hold_key, wait_until_waiting
+from tests.support.places import TestDatabase
 from tests.support.tcp_proxy import TcpProxy
 
 SQL = load_statements("ingest.sql")

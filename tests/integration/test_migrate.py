@@ -18,7 +18,7 @@ from deploy.local.traffic import Router
 from shared.db import Database
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseUnavailable, SchemaOutdated
 from shared.migrate import Migration, check_schema, migrate, migrations
-from tests.conftest import TestDatabase
+from tests.support.places import TestDatabase, new_name
 from tests.support.seed import connect, insert_batch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,9 +29,10 @@ NOW = datetime.now(UTC)
 @pytest.fixture
 def empty(stack: LocalStack) -> Iterator[str]:
     """The URL of a database without a schema."""
-    url = stack.create_database("empty_one")
+    name = new_name("_")
+    url = stack.create_database(name)
     yield url
-    stack.drop_database("empty_one")
+    stack.drop_database(name)
 
 
 def applied_by(url: str) -> list[int]:

@@ -19,7 +19,7 @@ from shared.buckets import bucket_start, rfc3339
 from shared.db import Database
 from shared.metrics import RollupMetrics
 from shared.settings import GatewaySettings, load
-from tests.conftest import TestDatabase
+from tests.support.places import TestDatabase
 from tests.support.seed import connect, insert_batch
 
 NOW = datetime.now(UTC)

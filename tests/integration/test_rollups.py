@@ -21,7 +21,7 @@ from shared.db import Database
 from shared.errors import DependencyError
 from shared.latency_histogram import PERCENTILES, add, bin_of, percentile_ms
 from shared.metrics import RollupMetrics
-from tests.conftest import TestBroker, TestDatabase
+from tests.support.places import TestBroker, TestDatabase
 from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC)

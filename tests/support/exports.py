@@ -23,8 +23,8 @@ from shared.object_store import ObjectStore
 from shared.process import Stop
 from shared.settings import ExportWorkerSettings, ObjectStoreSettings, load
 from shared.statements import load_statements
-from tests.conftest import TestDatabase
 from tests.support.fleet import free_port
+from tests.support.places import TestDatabase
 
 ORG = "00000000-0000-4000-8000-00000000000a"
 OTHER_ORG = "00000000-0000-4000-8000-00000000000b"

@@ -17,8 +17,8 @@ from deploy.local.checkout import ROOT
 from deploy.local.traffic import Event
 from shared.rabbitmq.properties import persistent
 from shared.rabbitmq.topology import Topology, declare
-from tests.conftest import TestBroker, TestDatabase
 from tests.support.fleet import Fleet, Process
+from tests.support.places import TestBroker, TestDatabase
 
 
 class Ingestion:

@@ -12,8 +12,9 @@ from deploy.local.books import Books
 from deploy.local.monitoring import Monitoring
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Publisher, Router, encode, org
-from tests.conftest import TestBroker
 from tests.support.fleet import Fleet
+from tests.support.places import TestBroker, new_name, redis_database
+from tests.support.shared_stack import TEMPLATE
 
 PROCESSES = ("gateway", "ingestor", "rollup_worker", "export_worker")
 ORG = org(0)
@@ -45,14 +46,16 @@ class Scene:
 
 
 @contextmanager
-def monitored_fleet(stack: LocalStack, template: str, folder: Path) -> Iterator[Scene]:
+def monitored_fleet(stack: LocalStack, folder: Path) -> Iterator[Scene]:
     """Start every process, Prometheus and Alertmanager; publish ordinary traffic; wait for its numbers."""
-    url = stack.create_database("monitored", template)
-    names = ("monitored", "monitored.q", "monitored.dlx", "monitored.dlq")
+    name = new_name("_")
+    url = stack.create_database(name, TEMPLATE)
+    names = (name, f"{name}.q", f"{name}.dlx", f"{name}.dlq")
     broker = TestBroker(stack.settings["RABBITMQ_URL"], *names)
     environ = {
         **stack.settings, **stack.process_urls(url), **broker.settings,
-        "DATABASE_URL": url, "S3_BUCKET": "monitored",
+        "DATABASE_URL": url, "S3_BUCKET": name.replace("_", "-"),
+        "REDIS_URL": redis_database(stack.settings["REDIS_URL"]),
     }  # fmt: skip
     fleet = Fleet(environ, folder)
     try:
@@ -71,7 +74,7 @@ def monitored_fleet(stack: LocalStack, template: str, folder: Path) -> Iterator[
             yield scene
     finally:
         fleet.close()
-        stack.drop_database("monitored")
+        stack.drop_database(name)
 
 
 def _ordinary_day(scene: Scene) -> None:
