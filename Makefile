@@ -2,8 +2,12 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests side by side. They wait more than they compute.
+WORKERS ?= 4
+# What `make lock` does with the pins there are: UPGRADE= keeps them and adds what is missing.
+UPGRADE ?= --upgrade
 
-.PHONY: help demo up down test check bench lock clean system-packages monitoring-packages
+.PHONY: help demo up down test test-unit coverage check bench lock clean system-packages monitoring-packages
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +24,13 @@ down:  ## stop what runs in this checkout, in the background or as the demo
 		else echo "nothing is up"; fi
 
 test: $(BIN)/.installed system-packages monitoring-packages  ## every test, against real servers it starts itself
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-unit: $(BIN)/.installed monitoring-packages  ## the tests that need no server
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) tests/unit
+
+coverage: $(BIN)/.installed system-packages monitoring-packages  ## every test, with the lines that none of them ran, processes included
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 check: $(BIN)/.installed  ## format, lint, types
 	@$(BIN)/ruff format --check .
@@ -32,11 +42,11 @@ bench: $(BIN)/.installed system-packages  ## the benchmark table, also written t
 
 lock: $(BIN)/.installed  ## pin the newest allowed dependencies
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --extra dev --upgrade --universal --python-version 3.11 --generate-hashes --no-header -o requirements-dev.lock
+	$(BIN)/uv pip compile pyproject.toml $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header -o requirements-dev.lock
 
 clean: down  ## remove what the targets above made
-	rm -rf .venv .stack .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results.txt
+	rm -rf .venv .stack .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage bench-results.txt
 
 # Again whenever the lock changes.
 $(BIN)/.installed: requirements-dev.lock

@@ -17,6 +17,7 @@ import redis
 from deploy.local import env_file
 from deploy.local.stack import LocalStack
 from tests.support import shared_stack
+from tests.support.failures import logs_of
 from tests.support.places import TestBroker, TestDatabase, new_name, redis_database
 from tests.support.shared_stack import TEMPLATE, SharedStack
 from tests.support.turns import turn
@@ -61,6 +62,15 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Wait for the test's turn: beside others, or alone."""
     with turn(item.config.stash[_HOME], alone=item.get_closest_marker("alone") is not None):
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the logs of what a failed test ran."""
+    report = yield
+    if report.failed:
+        report.sections += logs_of(item, item.config.stash[_HOME] / "logs" / "postgres.log")
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -184,6 +184,7 @@ def test_sigterm_under_load_finishes_what_is_begun_and_ends_with_0(
     assert "Traceback" not in said
 
 
+@pytest.mark.alone
 def test_clients_that_connect_and_say_nothing_hold_nobody_up(gateway: Process) -> None:
     with ExitStack() as clients:
         for _ in range(200):

@@ -84,6 +84,7 @@ def test_a_worker_killed_mid_upload_loses_its_job_to_another_and_its_parts_are_r
     assert_whole(exports, row)
 
 
+@pytest.mark.alone
 def test_a_worker_that_stops_gives_a_long_job_back_without_an_attempt_used(
     exports: Exports, fleet: Fleet, proxy: TcpProxy
 ) -> None:
@@ -195,6 +196,7 @@ def test_a_slow_object_store_keeps_its_worker_s_claim(
     assert_whole(exports, row)
 
 
+@pytest.mark.alone
 def test_a_silent_object_store_is_given_up_within_seconds(exports: Exports, proxy: TcpProxy) -> None:
     settings = load(ObjectStoreSettings, exports.s3 | {"S3_ENDPOINT": f"127.0.0.1:{proxy.port}"})
     store = ObjectStore(settings, read_timeout_seconds=0.3)

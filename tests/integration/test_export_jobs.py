@@ -303,6 +303,7 @@ def test_a_job_that_is_given_back_keeps_its_attempts_and_gets_a_new_object(expor
     assert second.object_key != first.object_key
 
 
+@pytest.mark.alone
 def test_an_insert_is_heard_of_at_once(exports: Exports) -> None:
     jobs = jobs_of(exports)
     assert jobs.wait_notified(10) is True, "nobody listened before, so one may have been missed"
@@ -316,6 +317,7 @@ def test_an_insert_is_heard_of_at_once(exports: Exports) -> None:
     assert jobs.wait_notified(0.1) is False
 
 
+@pytest.mark.alone
 def test_an_insert_while_the_listener_s_connection_was_lost_is_suspected(exports: Exports) -> None:
     jobs = jobs_of(exports)
     jobs.wait_notified(10)

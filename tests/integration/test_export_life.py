@@ -86,6 +86,7 @@ def test_a_link_that_was_changed_or_is_over_opens_nothing(exports: Exports) -> N
     assert get(short).status == 403
 
 
+@pytest.mark.alone
 def test_signing_asks_nobody() -> None:
     environ = {"S3_ENDPOINT": "192.0.2.1:9", "S3_ACCESS_KEY": "k", "S3_SECRET_KEY": "s"}
     began = time.monotonic()
@@ -244,6 +245,7 @@ def test_a_delivery_is_counted_and_no_link_or_secret_is_logged(
         assert secret not in said
 
 
+@pytest.mark.alone
 def test_a_job_is_taken_at_once_and_not_at_the_next_interval(exports: Exports) -> None:
     with exports.worker(EXPORT_WORKER_INTERVAL="1h"):
         exports.wait(exports.create(), "succeeded")

@@ -66,6 +66,7 @@ def lag(gateway: Gateway) -> Any:
     return gateway.get(f"/orgs/{org(0)}/freshness")["lagSeconds"]
 
 
+@pytest.mark.alone
 def test_redis_that_is_down_changes_no_answer(owner: connection, environ: dict[str, str]) -> None:
     gateway = Gateway(environ, clock=lambda: NOW, REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert lag(gateway) == LAG_SECONDS
@@ -74,6 +75,7 @@ def test_redis_that_is_down_changes_no_answer(owner: connection, environ: dict[s
     assert seconds < 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("known_before", [True, False])
 def test_redis_that_is_silent_costs_one_short_wait(
     owner: connection, environ: dict[str, str], known_before: bool
@@ -127,6 +129,7 @@ def test_what_redis_holds_is_believed_only_if_it_is_this_organisation_s(
         assert ask(gateway).json["freshness"]["status"] == "stale"
 
 
+@pytest.mark.alone
 def test_postgresql_that_is_down_is_a_503_and_the_first_request_after_is_answered(
     environ: dict[str, str], to_database: TcpProxy
 ) -> None:
@@ -149,6 +152,7 @@ def test_postgresql_that_is_down_is_a_503_and_the_first_request_after_is_answere
     assert gateway.call("GET", f"{PREFIX}/status/readyz", {}).status_code == 200
 
 
+@pytest.mark.alone
 def test_postgresql_that_is_silent_is_a_503_after_one_limit_not_two(
     environ: dict[str, str], to_database: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,10 +23,7 @@ from deploy.local.stack import LocalStack
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
-_PARTS = (
-    "deploy", "shared", "gateway", "ingestor", "rollup_worker", "export_worker", "sql", "k8s",
-    "Makefile", "Procfile", "requirements-dev.lock",
-)  # fmt: skip
+_LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "tests", "docs")
 _IS_ROOT = os.geteuid() == 0
 _NOBODY = pwd.getpwnam("nobody").pw_uid
 # It may read this checkout and its Python wherever they are, and writes only what is its own.
@@ -44,16 +41,10 @@ class Checkout:
     """A copy of this checkout, and its commands as processes."""
 
     def __init__(self, folder: Path, *, as_nobody: bool = False) -> None:
-        folder.mkdir(parents=True)
+        shutil.copytree(ROOT, folder, ignore=_LEFT_OUT)
         self.folder = folder
         self.state = folder / ".stack"
         self._identity = _AS_NOBODY if as_nobody else []
-        for part in _PARTS:
-            source = ROOT / part
-            if source.is_dir():
-                shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy2(source, folder / part)
         if as_nobody:
             os.chown(folder, _NOBODY, _NOBODY)
 

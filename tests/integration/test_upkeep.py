@@ -321,6 +321,7 @@ def test_a_stop_ends_the_upkeep_between_two_steps(owner: connection, run_upkeep:
     assert count(owner, "event_keys") == 10
 
 
+@pytest.mark.alone
 def test_dropping_a_day_waits_no_longer_than_a_moment_for_open_transactions_and_is_done_after_them(
     owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
 ) -> None:
