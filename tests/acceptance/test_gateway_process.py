@@ -17,6 +17,7 @@ import urllib3
 
 from deploy.local.api import wait_until
 from tests.support.fleet import Fleet, Process
+from tests.support.places import TestDatabase
 from tests.support.raw_http import (
     ACTOR,
     ACTOR_LINES,
