@@ -14,6 +14,7 @@ from shared.db import Cursor, Database
 from shared.errors import AnalyticsError, DatabaseUnavailable, DuplicateRow
 from shared.migrate import check_schema
 from shared.statements import load_statements
+from shared.usage_event.decode import stored_digest
 
 _SQL = load_statements("ingest.sql")
 _KEYS_TABLE = "event_keys"
@@ -138,16 +139,18 @@ class BatchStore:
     def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
         """Store the rows that are new, and claim their keys and those of rows that are stored without.
 
-        check_rows: recognise the latter, sent again after their keys were pruned.
+        check_rows: recognise the latter, sent again after their keys were pruned. The stored row is the first
+        under its key: its content is what the key remembers.
         Raises DuplicateRow for a key or a row that was not looked for.
         """
         with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
             known = _find_known(cur, rows) if self._look_first else {}
             new = [row for row in rows if row.event.key not in known] if known else rows
-            content_conflicts = _count_conflicts(rows, known)
-            _copy_keys(cur, new, batch)
-            if check_rows:
-                new = _without_stored(cur, new)
+            stored = _find_stored(cur, new) if check_rows else {}
+            content_conflicts = _count_conflicts(rows, known | stored)
+            _copy_keys(cur, new, stored, batch)
+            if stored:
+                new = [row for row in new if row.event.key not in stored]
             times = [row.event.occurred_at for row in new]
             latest_on_time = batch.received_at - LATE_AFTER
             late = sum([instant < latest_on_time for instant in times])
@@ -181,20 +184,20 @@ def _count_conflicts(rows: list[Row], known: dict[tuple[str, str], int]) -> int:
     return sum(row.count_differing(known.get(row.event.key, row.event.content_digest)) for row in doubtful)
 
 
-def _copy_keys(cur: Cursor, rows: list[Row], batch: Batch) -> None:
+def _copy_keys(cur: Cursor, rows: list[Row], stored: dict[tuple[str, str], int], batch: Batch) -> None:
     end = f"\t{batch.received_at.isoformat()}\n"
     events = [row.event for row in rows]
     # UUIDs in lower case sort as PostgreSQL sorts them.
-    lines = sorted([f"{event.event_id}\t{event.org_id}\t{event.content_digest}" for event in events])
+    digests = {**{event.key: event.content_digest for event in events}, **stored}
+    lines = sorted([f"{event_id}\t{org_id}\t{digest}" for (event_id, org_id), digest in digests.items()])
     _copy(cur, "copy_keys", lines, end)
 
 
-def _without_stored(cur: Cursor, rows: list[Row]) -> list[Row]:
-    """Leave out events that are stored without a key."""
+def _find_stored(cur: Cursor, rows: list[Row]) -> dict[tuple[str, str], int]:
+    """Return the content digests of those events that are stored without a key."""
     times = _array([row.event.occurred_at.isoformat() for row in rows])
     cur.execute(_SQL["find_stored"], _keys(rows) | {"times": times})
-    stored = set(cur.fetchall())
-    return [row for row in rows if row.event.key not in stored]
+    return {(columns[0], columns[1]): stored_digest(columns) for columns in cur.fetchall()}
 
 
 def _copy_events(cur: Cursor, rows: list[Row], batch_id: int, batch: Batch) -> None:

@@ -15,8 +15,11 @@ CROSS JOIN LATERAL (
 ) AS known;
 
 -- name: find_stored
--- Those of a batch's events whose rows are stored: sent again after their keys were pruned.
-SELECT event_id::text, org_id::text
+-- Those of a batch's events whose rows are stored: sent again after their keys were pruned. Each with what its
+-- content digest is made of: the columns of shared.usage_event.schema.COPY_COLUMNS as decode.stored_digest takes them.
+SELECT event_id::text, org_id::text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    model_id, status, latency_ms::text, input_tokens::text, output_tokens::text,
+    trim_scale(cost_estimate_cents)::text, actor_id, client_id, error_code, metadata::text
 FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[], %(times)s::timestamptz[])
     AS given (event_id, org_id, occurred_at)
 JOIN analytics.usage_events USING (org_id, occurred_at, event_id);

@@ -180,6 +180,19 @@ def _event(fields: Fields, now: datetime, escapes: bool) -> Event:
         f"{fields.input_tokens}\t{fields.output_tokens}\t{cost_text(fields.cost_estimate_cents)}\t"
         f"{actor_id}\t{client_id}\t{error_code}\t{metadata}"
     )
-    digest = hashlib.blake2b(content.encode(), digest_size=8).digest()
-    content_digest = int.from_bytes(digest, "big", signed=True)
-    return Event(event_id, org_id, occurred_at, content, content_digest)
+    return Event(event_id, org_id, occurred_at, content, _digest(content))
+
+
+def _digest(line: str) -> int:
+    return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def stored_digest(columns: Sequence[str | None]) -> int:
+    """Return the content digest of an event as it is stored.
+
+    columns: those of COPY_COLUMNS as texts: the time in UTC with six decimals and `Z`, the cost without zeros
+    at its end, metadata as JSON in any order; None for NULL.
+    """
+    *fields, metadata = columns
+    in_order = metadata_text(msgspec.json.decode(metadata or "{}", type=dict[str, str]))
+    return _digest("\t".join(_NULL if text is None else copy_escaped(text) for text in (*fields, in_order)))

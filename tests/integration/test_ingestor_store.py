@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import psycopg2
 import pytest
@@ -103,6 +104,25 @@ def test_events_that_are_stored_without_their_keys_are_duplicates_and_claim_them
     assert store_batch(store, events) == (40, 0, 0)
     assert numbers(owner, "SELECT count(*), count(DISTINCT event_id) FROM analytics.usage_events") == (40, 40)
     assert numbers(owner, "SELECT count(*) FROM analytics.event_keys") == (40,)
+
+
+def test_after_the_dedupe_window_the_stored_event_still_decides_what_differs(
+    new_store: Callable[[], BatchStore], owner: connection
+) -> None:
+    odd: Event = {
+        "modelId": "a\tb\\c\nd", "actorId": "\u00fc", "clientId": None, "errorCode": "E\r1",
+        "costEstimateCents": Decimal("0.0000150"), "metadata": {"zz": "1", "b": 'q"\\', "a": "\u2028"},
+    }  # fmt: skip
+    extras: list[Event] = [{}, odd, {"metadata": {}}]
+    first = [event | extra for event, extra in zip(traffic(3), extras, strict=True)]
+    changed = [event | {"latencyMs": event["latencyMs"] + 1} for event in first]
+    store = new_store()
+    assert store_batch(store, first) == (3, 3, 0)
+    with owner.cursor() as cur:
+        cur.execute("DELETE FROM analytics.event_keys")  # as the upkeep prunes them
+    assert store_batch(store, [*changed, first[1]]) == (4, 0, 3)
+    assert store_batch(store, first) == (3, 0, 0)
+    assert store_batch(store, changed) == (3, 0, 3)
 
 
 def test_a_batch_without_an_answer_is_not_taken_for_that_of_the_other_writer(
