@@ -1,8 +1,7 @@
 # One image for every process; the command chooses which:
 #
-#   docker build -t analytics-service:0.1.0 \
-#       --build-arg BUILD_VERSION=0.1.0 --build-arg BUILD_COMMIT=$(git rev-parse HEAD) .
-#   docker run analytics-service:0.1.0 python -m ingestor
+#   docker build -t analytics-service --build-arg BUILD_COMMIT=$(git rev-parse HEAD) .
+#   docker run analytics-service python -m ingestor
 #
 # Each command is process 1 itself, without a shell or an init in between: the workers handle SIGTERM, and
 # gunicorn also collects its children. Only /tmp is written to: --read-only --tmpfs /tmp is enough.
@@ -29,11 +28,10 @@ WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 # Last, since they change with every build.
-ARG BUILD_VERSION=dev
 ARG BUILD_COMMIT=unknown
-ENV BUILD_VERSION=${BUILD_VERSION} BUILD_COMMIT=${BUILD_COMMIT}
+ENV BUILD_COMMIT=${BUILD_COMMIT}
 LABEL org.opencontainers.image.title="analytics-service" \
-      org.opencontainers.image.version="${BUILD_VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${BUILD_COMMIT}"
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001

@@ -32,10 +32,13 @@ test-unit: $(BIN)/.installed monitoring-packages  ## the tests that need no serv
 coverage: $(BIN)/.installed system-packages monitoring-packages  ## every test, with the lines that none of them ran, processes included
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
-check: $(BIN)/.installed  ## format, lint, types
+check: $(BIN)/.installed  ## format, lint, types, dependencies declared and without known vulnerabilities
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/deptry shared gateway ingestor rollup_worker export_worker
+	@$(BIN)/deptry deploy tests --ignore DEP002,DEP004
+	@$(BIN)/python .ci/audit.py
 
 bench: $(BIN)/.installed system-packages  ## the benchmark table, also written to bench-results.txt
 	@$(BIN)/python -m tests.benchmarks

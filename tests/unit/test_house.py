@@ -1,4 +1,9 @@
-"""The house: who may import whom, where drivers live, how SQL is kept."""
+"""The house: who may import whom, where drivers live, how SQL is kept.
+
+By hand and not with import-linter: its contracts would say the first two rules, in a second place and with
+one more dependency, but not which single file may import a driver, nor the rules of SQL. Here all stand
+together and take a tenth of a second.
+"""
 
 import ast
 from collections.abc import Iterator
