@@ -16,7 +16,8 @@ from gateway.answers import has
 from gateway.authorize import PUBLIC
 from shared.db import Database
 from shared.errors import AnalyticsError, SchemaOutdated
-from shared.metrics import GatewayMetrics, exposition
+from shared.exposition import exposition
+from shared.metrics import GatewayMetrics
 from shared.migrate import check_schema
 from shared.process_metrics import add_process_metrics, arbiter_and_workers
 from shared.version import COMMIT, VERSION

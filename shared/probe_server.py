@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import structlog
 from prometheus_client.exposition import gzip_accepted
 
-from shared.metrics import CommonMetrics, exposition
+from shared.exposition import exposition
+from shared.metrics import CommonMetrics
 from shared.process import Parts
 
 MAX_CONNECTIONS = 64

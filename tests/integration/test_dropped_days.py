@@ -25,7 +25,7 @@ from shared.metrics import RollupMetrics
 from shared.migrate import migrations
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
-from tests.conftest import TestDatabase
+from tests.support.places import TestDatabase
 from tests.support.seed import connect, insert_batch
 
 NOW = datetime.now(UTC)

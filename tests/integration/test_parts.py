@@ -20,8 +20,8 @@ from psycopg2.extensions import connection
 from deploy.local.api import wait_until
 from deploy.local.checkout import ROOT
 from deploy.local.traffic import Router
-from tests.conftest import TestDatabase
 from tests.support.fleet import free_port
+from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
 
 Start = Callable[..., tuple["subprocess.Popen[str]", str]]

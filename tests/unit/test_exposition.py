@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
 
-from shared.metrics import exposition
+from shared.exposition import exposition
 
 registry = CollectorRegistry()
 Counter("answers", "Answers.", registry=registry).inc()
