@@ -20,6 +20,7 @@ import pytest
 from deploy.local import machine
 from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
+from tests.support.fleet import coverage_settings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -56,7 +57,7 @@ class Checkout:
         """Start a program."""
         return subprocess.Popen(
             [*self._identity, *command], cwd=self.folder,
-            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **environ},
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **coverage_settings(), **environ},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         )  # fmt: skip

@@ -25,6 +25,11 @@ def free_port() -> int:
     return port
 
 
+def coverage_settings() -> dict[str, str]:
+    """Return what makes a process measure its coverage, under `make coverage`."""
+    return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+
+
 class Process:
     """One running process of the fleet, with the URL of its probes."""
 
@@ -45,6 +50,7 @@ class Process:
                 env={
                     "PATH": path,
                     "PYTHONUNBUFFERED": "1",
+                    **coverage_settings(),
                     **environ,
                     port_name: str(port),
                     "METRICS_PORT": str(port),
@@ -116,6 +122,9 @@ class Fleet:
         return [process.wait_ready() for process in [self.start(name, None, **environ) for name in names]]
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs; under coverage let it end and write what it measured first."""
         for process in self.processes:
+            if coverage_settings() and process.popen.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.stop(seconds=10)
             process.kill()
