@@ -14,7 +14,7 @@ from shared.errors import BrokerUnavailable
 from shared.logs import configure_logs, log_start
 from shared.metrics import IngestorMetrics
 from shared.probe_server import start_probe_server
-from shared.process import Stop
+from shared.process import Parts, Stop, exit_code
 from shared.rabbitmq.topology import Topology
 from shared.settings import BrokerSettings, IngestorSettings, load_or_exit
 
@@ -33,10 +33,9 @@ def consume() -> int:
     metrics = IngestorMetrics(CollectorRegistry())
     ingestor = Ingestor(settings, metrics)
     stop = Stop.on_signals()
-    start_probe_server(settings.metrics_port, metrics, ingestor.live, ingestor.ready)
-    ingestor.run(stop)
-    log.info("stopped")
-    return 0
+    parts = Parts(stop)
+    start_probe_server(settings.metrics_port, metrics, ingestor.live, ingestor.ready, parts)
+    return exit_code(lambda: ingestor.run(stop, parts))
 
 
 def replay_dead_letters(options: argparse.Namespace) -> int:

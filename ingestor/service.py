@@ -18,7 +18,7 @@ from ingestor.store import BatchStore, Outcome
 from ingestor.writer import WRITERS, Batches, Writer
 from shared.clock import Clock, utc_now
 from shared.metrics import IngestorMetrics
-from shared.process import Stop, instance_name
+from shared.process import Parts, Stop, instance_name, join
 from shared.rabbitmq.session import Loop
 from shared.rabbitmq.topology import Topology
 from shared.settings import IngestorSettings
@@ -96,7 +96,6 @@ class Ingestor:
                 batches,
                 metrics,
                 on_written=self._written,
-                on_failed=self._writer_failed,
             )
             for _ in range(WRITERS)
         ]
@@ -124,30 +123,34 @@ class Ingestor:
         }
         return {part: fault for part, fault in faults.items() if fault}
 
-    def run(self, stop: Stop) -> None:
-        """Work until the stop, then write and acknowledge what is in flight. Raises what ended it early."""
-        for writer in self._writers:
-            writer.start()
+    def run(self, stop: Stop, parts: Parts) -> None:
+        """Work until the stop, then write and acknowledge what is in flight.
+
+        parts: those of the process; the writers become some. Raises the error that ends it early.
+        """
+        writers = [parts.start("writer", writer.run) for writer in self._writers]
         self._consumer.open()
-        self._loop.call_later(TICK_SECONDS, partial(self._tick, stop))
-        self._loop.start()
-        if self._failure is None:
-            self._drain()
+        self._loop.call_later(TICK_SECONDS, partial(self._tick, stop, parts))
+        self._run_loop()
+        self._drain()
         for writer in self._writers:
             writer.stop()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for writer in self._writers:
-            writer.join(max(0, deadline - time.monotonic()))
+        join(writers, CLOSE_SECONDS)
         closing = (self._consumer, self._dead_letters, self._oversized)
         for connection in closing:
             connection.close()
         self._run_until(lambda: all(connection.is_closed for connection in closing), CLOSE_SECONDS)
         self._loop.close()
+
+    def _run_loop(self) -> None:
+        """Run the loop until it is stopped. Raises what its callbacks raised."""
+        self._loop.start()
         if self._failure is not None:
             raise self._failure
 
-    def _tick(self, stop: Stop) -> None:
+    def _tick(self, stop: Stop, parts: Parts) -> None:
         now = self._ticked_at = time.monotonic()
+        parts.check()
         if stop:
             self._loop.stop()
             return
@@ -158,7 +161,7 @@ class Ingestor:
         if now - self._queues_checked_at > QUEUE_CHECK_SECONDS:
             self._queues_checked_at = now
             self._measure_queues()
-        self._loop.call_later(TICK_SECONDS, partial(self._tick, stop))
+        self._loop.call_later(TICK_SECONDS, partial(self._tick, stop, parts))
 
     def _measure_queues(self) -> None:
         if self._consumer.channel is not None:
@@ -182,29 +185,25 @@ class Ingestor:
                 dead_letters=self._dead_letters.unconfirmed,
             )
 
-    def _run_until(self, done: Callable[[], bool], most_seconds: float) -> None:
+    def _run_until(self, done: Callable[[], bool], max_seconds: float) -> None:
         """Run the loop until the condition holds or the time is over."""
-        deadline = time.monotonic() + most_seconds
+        deadline = time.monotonic() + max_seconds
 
         def look() -> None:
             self._ticked_at = time.monotonic()
-            if done() or self._failure is not None or self._ticked_at > deadline:
+            if done() or self._ticked_at > deadline:
                 self._loop.stop()
             else:
                 self._loop.call_later(0.05, look)
 
         self._loop.call_later(0, look)
-        self._loop.start()
+        self._run_loop()
 
     def _written(self, batch: Batch, outcome: Outcome) -> None:
         """Pass a batch on to the loop's thread; called in a writer's."""
         self._loop.add_callback_threadsafe(partial(self._settlement.written, batch, outcome))
 
-    def _writer_failed(self, error: BaseException) -> None:
-        """End the process with the writer's error; called in the writer's thread."""
-        self._loop.add_callback_threadsafe(partial(self._fail, error))
-
     def _fail(self, error: BaseException) -> None:
-        """End the process with this error."""
+        """End the process with an error of a callback that pika would have swallowed."""
         self._failure = self._failure or error
         self._loop.stop()

@@ -5,7 +5,6 @@ messages will come again). While PostgreSQL is away a batch waits and is tried a
 """
 
 import queue
-import threading
 import time
 from collections.abc import Callable
 
@@ -28,10 +27,7 @@ Batches = queue.SimpleQueue[Batch | None]
 
 
 class Writer:
-    """Takes batches and tells of each by on_written, called in this thread.
-
-    on_failed: called with an error that must end the process.
-    """
+    """Takes batches and passes each on to on_written, called in this thread."""
 
     def __init__(
         self,
@@ -40,34 +36,24 @@ class Writer:
         metrics: IngestorMetrics,
         *,
         on_written: Callable[[Batch, Outcome], None],
-        on_failed: Callable[[BaseException], None],
     ) -> None:
         self.fault: str | None = "not connected yet"
         self.progress_at = time.monotonic()
         self._store = store
         self._metrics = metrics
         self._on_written = on_written
-        self._on_failed = on_failed
         self._batches = batches
         self._stop = Stop()
         self._backoff = Backoff(metrics.dependency_errors, most_seconds=MOST_PAUSE_SECONDS)
         self._log = structlog.get_logger("ingestor.writer")
-        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the batch it is at, without waiting for a database that is away."""
+        """End after the batch it is at, without waiting for a database that is away."""
         self._stop.set()
         self._batches.put(None)
 
-    def join(self, wait_seconds: float) -> None:
-        """Wait for the thread's end."""
-        self._thread.join(wait_seconds)
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Store batches until the stop."""
         try:
             while self.fault and not self._stop:
                 self._check()  # before the first batch: the schema may still be on its way
@@ -80,8 +66,6 @@ class Writer:
                     continue
                 if batch is not None:
                     self._write(batch)
-        except BaseException as error:  # noqa: BLE001  handed to the main thread, which ends the process
-            self._on_failed(error)
         finally:
             self._store.close()
 
