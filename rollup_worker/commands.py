@@ -59,10 +59,13 @@ def _midnight(day: date) -> datetime:
 
 
 def _day(text: str) -> date:
-    """Parse YYYY-MM-DD; other forms that Python would take mean other days to other people."""
+    """Parse YYYY-MM-DD and none of the other forms that Python would take. Raises ArgumentTypeError."""
     if not re.fullmatch(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}", text, re.ASCII):
-        raise ValueError(text)
-    return date.fromisoformat(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day such as 2026-11-01")
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in the calendar") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -39,7 +39,7 @@ DECLARE
     native boolean := to_regclass('analytics.usage_events_default') IS NOT NULL;
     expired text[];
     name text;
-    holds_events boolean;
+    holds_events boolean := false;
 BEGIN
     dropped_partitions := 0;
     deleted_rows := 0;
@@ -48,8 +48,10 @@ BEGIN
         RETURN;
     END IF;
     -- Nothing to drop is found without a lock that anybody could wait behind.
-    IF cardinality(analytics.expired_event_parts(cutoff)) = 0 AND NOT (native AND EXISTS (
-            SELECT FROM analytics.usage_events_default WHERE occurred_at < cutoff)) THEN
+    IF native THEN
+        SELECT EXISTS (SELECT FROM analytics.usage_events_default WHERE occurred_at < cutoff) INTO holds_events;
+    END IF;
+    IF cardinality(analytics.expired_event_parts(cutoff)) = 0 AND NOT holds_events THEN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('analytics.create_event_partitions'));

@@ -18,7 +18,7 @@ from rollup_worker.rollups import Rollups
 from rollup_worker.verify import Window, rebuild, verify
 from shared.buckets import bucket_start
 from shared.db import Database
-from shared.errors import DependencyError
+from shared.errors import DatabaseBusy, DependencyError
 from shared.latency_histogram import PERCENTILES, add, bin_of, percentile_ms
 from shared.metrics import RollupMetrics
 from tests.support.places import TestBroker, TestDatabase
@@ -314,3 +314,65 @@ def test_costs_keep_all_ten_decimals(owner: connection, worker_database: Databas
     drain(rollups_over(worker_database))
     [(cost,)] = books.rows("SELECT sum(cost_estimate_cents) FROM analytics.daily_rollups")
     assert cost == Decimal("0.0000499500")
+
+
+def test_a_claim_that_takes_too_long_is_halved_until_it_fits_and_grows_again(
+    owner: connection, database: TestDatabase, books: Books
+) -> None:
+    """More than three batches at once pass the statement limit, as too many events would."""
+    events = traffic(3_200)
+    for batch in batches_of(events, 50):
+        insert_batch(owner, batch)
+    with owner.cursor() as cur:
+        cur.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+            " 'BEGIN PERFORM pg_sleep(CASE WHEN (SELECT count(*) FROM now_shown) > 3 THEN 60 ELSE 0 END);"
+            " RETURN NULL; END';"
+            "CREATE TRIGGER slow AFTER UPDATE ON analytics.ingestion_batches"
+            " REFERENCING NEW TABLE AS now_shown FOR EACH STATEMENT EXECUTE FUNCTION slow()"
+        )
+    limited = Database(
+        database.rollup_worker_url, application_name="rollups with a short limit", statement_timeout_seconds=2
+    )
+    rollups = rollups_over(limited)
+    failures = 0
+    claims: list[int] = []
+    while sum(claims) < 10:
+        try:
+            claims.append(rollups.add_waiting())
+        except DatabaseBusy:
+            failures += 1
+            assert failures < 10, "the same claim again and again"
+    assert claims[0] == 2, "32, 16, 8 and 4 batches took too long"
+    with owner.cursor() as cur:
+        cur.execute("DROP TRIGGER slow ON analytics.ingestion_batches")
+    claims = []
+    while added := rollups.add_waiting():
+        claims.append(added)
+    assert claims[:-1] == sorted(claims[:-1])
+    assert max(claims) > 5
+    limited.close()
+    books.assert_equal(Expected(events))
+
+
+def test_a_histogram_of_many_bins_is_folded_rarely_and_keeps_every_count(books: Books) -> None:
+    """1,000 distinct bins, appended in pieces of 10: folded about as often as it has doubled."""
+    rng = random.Random(8)
+    pieces = [[rng.randrange(1_000) for _ in range(10)] for _ in range(600)]
+    bins: list[int] = []
+    counts: list[int] = []
+    folds, longest = 0, 0
+    for piece in pieces:
+        before = len(bins)
+        [(bins, counts)] = books.rows(
+            f"SELECT * FROM analytics.latency_append(ARRAY{bins}::smallint[], ARRAY{counts}::bigint[],"
+            f" ARRAY{piece}::smallint[], ARRAY{[1] * 10}::bigint[])"
+        )
+        folds += len(bins) != before + 10
+        longest = max(longest, len(bins))
+    appended = [number for piece in pieces for number in piece]
+    histogram: dict[int, int] = {}
+    add(histogram, bins, counts)
+    assert histogram == {number: appended.count(number) for number in set(appended)}
+    assert folds < 20, f"{folds} folds of 600 appends"
+    assert longest <= 2 * len(histogram) + 20
