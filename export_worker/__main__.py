@@ -7,9 +7,9 @@ import sys
 from export_worker.monthly import schedule_monthly
 from export_worker.worker import Worker
 from shared.clock import utc_now
-from shared.db import Database
 from shared.errors import AnalyticsError
 from shared.logs import configure_logs, log_start
+from shared.postgres import Database
 from shared.process import Stop, exit_code
 from shared.settings import ExportWorkerSettings, ScheduleMonthlySettings, load_or_exit
 

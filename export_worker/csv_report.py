@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from export_worker.jobs import Job
-from shared.db import Database, copy_out
+from shared.postgres import Database, copy_out
 from shared.statements import load_statements
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from export_worker.csv_report import CsvReport, Report
 from export_worker.jobs import Job
 from export_worker.pipe import Pipe
 from shared.buckets import rfc3339
-from shared.db import Database
 from shared.errors import AnalyticsError, ObjectStoreUnavailable
-from shared.object_store import PART_BYTES, ObjectStore
+from shared.postgres import Database
+from shared.s3 import PART_BYTES, ObjectStore
 
 TIME_LIMIT = timedelta(hours=1)
 """No attempt takes longer: a snapshot that is held open keeps the database from cleaning up."""

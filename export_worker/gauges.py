@@ -1,7 +1,7 @@
 """The numbers that are looked up rather than counted. Every worker exports the same truth."""
 
-from shared.db import Database
 from shared.metrics import EXPORT_STATUSES, ExportMetrics
+from shared.postgres import Database
 from shared.statements import load_statements
 
 _SQL = load_statements("export_jobs.sql")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.db import Database
+from shared.postgres import Database
 from shared.statements import load_statements
 
 # These statements touch a row or two; a database that needs longer is silent or stuck.

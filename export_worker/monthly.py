@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from shared.db import Database
+from shared.postgres import Database
 from shared.statements import load_statements
 
 _SQL = load_statements("export_jobs.sql")

@@ -21,8 +21,8 @@ from shared.errors import (
     ObjectStoreUnavailable,
 )
 from shared.metrics import ExportMetrics
-from shared.object_store import ObjectStore
 from shared.process import Backoff, Stop
+from shared.s3 import ObjectStore
 from shared.settings import ExportWorkerSettings
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ import structlog
 from export_worker.jobs import Jobs
 from shared.errors import ObjectStoreRefused
 from shared.metrics import ExportMetrics
-from shared.object_store import ObjectStore
 from shared.process import Stop
+from shared.s3 import ObjectStore
 from shared.statements import load_statements
 
 _MAX_JOBS = 1_000

@@ -13,13 +13,13 @@ from export_worker.jobs import Jobs
 from export_worker.slot import Slot
 from export_worker.upkeep import Upkeep
 from export_worker.wake import Wake
-from shared.db import Database
 from shared.errors import AnalyticsError, DependencyError, ObjectStoreRefused, ObjectStoreUnavailable
 from shared.metrics import ExportMetrics
 from shared.migrate import check_schema
-from shared.object_store import ObjectStore
+from shared.postgres import Database
 from shared.probe_server import start_probe_server
 from shared.process import Parts, Stop, instance_name, join, repeat
+from shared.s3 import ObjectStore
 from shared.settings import ExportWorkerSettings
 
 _UPKEEP_EVERY_SECONDS = 2

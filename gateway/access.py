@@ -23,7 +23,7 @@ from gateway.authorize import (
 from gateway.params import org_id
 from gateway.problems import Fault, Problem
 from gateway.reads import Reads
-from shared.db import Cursor
+from shared.postgres import Cursor
 from shared.statements import load_statements
 
 REPEATED_HEADERS = "X-Analytics-Repeated"

@@ -20,7 +20,7 @@ from gateway.status import HealthResource, MetricsResource, OpenApiResource, Rea
 from gateway.usage import UsageResource
 from shared.clock import Clock, utc_now
 from shared.metrics import GatewayMetrics
-from shared.object_store import ObjectStore
+from shared.s3 import ObjectStore
 from shared.settings import GatewaySettings
 
 PREFIX = "/analytics/v1"

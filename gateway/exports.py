@@ -18,8 +18,8 @@ from gateway.problems import Fault, Problem
 from gateway.reads import Reads
 from shared.buckets import rfc3339, widen
 from shared.clock import Clock
-from shared.db import Cursor
-from shared.object_store import LONGEST_LINK, ObjectStore
+from shared.postgres import Cursor
+from shared.s3 import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
 from shared.usage_event.text import instant, uuid_text
 

@@ -13,7 +13,7 @@ from gateway.params import Params
 from gateway.reads import Reads
 from shared.buckets import rfc3339
 from shared.clock import Clock
-from shared.db import Cursor
+from shared.postgres import Cursor
 from shared.statements import load_statements
 
 _SQL = load_statements("freshness.sql")

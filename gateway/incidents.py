@@ -33,8 +33,8 @@ from gateway.authorize import INCIDENTS_EXPORT
 from gateway.params import Params
 from gateway.problems import Problem
 from gateway.slots import Slots
-from shared.db import Cursor, Database, Pool
 from shared.errors import AnalyticsError
+from shared.postgres import Cursor, Database, Pool
 from shared.settings import DatabaseSettings, load_or_exit
 from shared.statements import load_statements
 from shared.usage_event.text import org_id_text

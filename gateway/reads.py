@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from shared.db import Cursor, Database, Pool
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
+from shared.postgres import Cursor, Database, Pool
 
 T = TypeVar("T")
 

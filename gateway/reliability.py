@@ -15,8 +15,8 @@ from gateway.reads import Reads
 from gateway.sizes import is_light, refuse_larger
 from gateway.slots import Slots
 from shared.buckets import rfc3339
-from shared.db import Cursor
 from shared.latency_histogram import PERCENTILES, add, percentiles_ms
+from shared.postgres import Cursor
 from shared.statements import load_statements
 
 _SQL = load_statements("reliability.sql")

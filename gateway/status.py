@@ -14,11 +14,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.answers import has
 from gateway.authorize import PUBLIC
-from shared.db import Database
 from shared.errors import AnalyticsError, SchemaOutdated
 from shared.exposition import exposition
 from shared.metrics import GatewayMetrics
 from shared.migrate import check_schema
+from shared.postgres import Database
 from shared.process_metrics import add_process_metrics, arbiter_and_workers
 from shared.version import COMMIT, VERSION
 

@@ -10,9 +10,9 @@ from datetime import timedelta
 from io import BytesIO
 
 from ingestor.batch import Batch, DeadLetter, Row
-from shared.db import Cursor, Database
 from shared.errors import AnalyticsError, DatabaseUnavailable, DuplicateRow
 from shared.migrate import check_schema
+from shared.postgres import Cursor, Database
 from shared.statements import load_statements
 from shared.usage_event.decode import stored_digest
 

@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 
 from rollup_worker.verify import Window, rebuild, verify
 from shared.clock import utc_now
-from shared.db import Database
 from shared.errors import AnalyticsError
+from shared.postgres import Database
 from shared.usage_event.text import org_id_text
 
 MAX_DAYS = 1_100

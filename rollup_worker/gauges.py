@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from shared.clock import Clock, utc_now
-from shared.db import Database
 from shared.exposition import LookedUpGauge
 from shared.latency_histogram import PERCENTILES, percentile_ms
 from shared.metrics import RollupMetrics
+from shared.postgres import Database
 from shared.statements import load_statements
 
 WINDOW = timedelta(minutes=5)

@@ -13,9 +13,9 @@ from typing import Any
 import structlog
 
 from shared.clock import Clock, utc_now
-from shared.db import Cursor, Database
 from shared.errors import DatabaseUnavailable
 from shared.metrics import RollupMetrics
+from shared.postgres import Cursor, Database
 from shared.statements import load_statements
 
 MAX_BATCHES = 32

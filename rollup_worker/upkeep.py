@@ -12,8 +12,8 @@ import structlog
 
 from shared.buckets import bucket_start
 from shared.clock import Clock
-from shared.db import Database
 from shared.metrics import RollupMetrics
+from shared.postgres import Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings
 from shared.statements import load_statements

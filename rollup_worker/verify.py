@@ -12,8 +12,8 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from shared.buckets import rfc3339
-from shared.db import Cursor, Database
 from shared.errors import AnalyticsError
+from shared.postgres import Cursor, Database
 from shared.statements import load_statements
 
 _ROLLUPS = load_statements("rollups.sql")

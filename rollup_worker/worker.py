@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 from rollup_worker.gauges import BacklogGauges, RecentGauges
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
-from shared.db import Database
 from shared.errors import AnalyticsError
 from shared.metrics import RollupMetrics
 from shared.migrate import check_schema
+from shared.postgres import Database
 from shared.probe_server import start_probe_server
 from shared.process import Parts, Stop, repeat
 from shared.settings import RollupWorkerSettings

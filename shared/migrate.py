@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from shared.db import Cursor, Database
 from shared.errors import AnalyticsError, DependencyError, SchemaOutdated
 from shared.logs import configure_logs
+from shared.postgres import Cursor, Database
 from shared.settings import MigrateSettings, load_or_exit
 from shared.statements import SQL_FOLDER, load_statements
 

@@ -61,7 +61,7 @@ def _check_port(parts: SplitResult) -> None:
 
 
 def _check_database(text: str, _parts: SplitResult) -> None:
-    from shared.db import check_url  # noqa: PLC0415  see above
+    from shared.postgres import check_url  # noqa: PLC0415  see above
 
     check_url(text)
 
@@ -93,7 +93,7 @@ CACHE_URL = _server_url(_check_redis, "redis", "rediss")
 
 
 def _parse_endpoint(text: str) -> str:
-    from shared.object_store import check_endpoint  # noqa: PLC0415  see above
+    from shared.s3 import check_endpoint  # noqa: PLC0415  see above
 
     bare = re.sub(r"^https?://", "", text).removesuffix("/")
     match = re.fullmatch(rf"{_LABEL}(?:\.{_LABEL})*(?::([0-9]{{1,5}}))?", bare, re.ASCII)
@@ -106,7 +106,7 @@ def _parse_endpoint(text: str) -> str:
 
 
 def _parse_bucket(text: str) -> str:
-    from shared.object_store import check_bucket  # noqa: PLC0415  see above
+    from shared.s3 import check_bucket  # noqa: PLC0415  see above
 
     check_bucket(text)
     return text

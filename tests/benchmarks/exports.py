@@ -18,7 +18,7 @@ from deploy.local.api import Api, wait_until
 from deploy.local.stack import LocalStack, Say
 from deploy.local.traffic import org
 from shared.buckets import rfc3339
-from shared.object_store import ObjectStore
+from shared.s3 import ObjectStore
 from shared.settings import ObjectStoreSettings, load
 from shared.statements import load_statements
 from tests.benchmarks.place import Place, peak_memory_mb

@@ -19,10 +19,10 @@ from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
 from rollup_worker.verify import Window, rebuild
 from shared.buckets import bucket_start
-from shared.db import Database
 from shared.errors import AnalyticsError, DatabaseBusy
 from shared.metrics import RollupMetrics
 from shared.migrate import migrations
+from shared.postgres import Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
 from tests.support.places import TestDatabase

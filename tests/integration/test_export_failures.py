@@ -13,9 +13,9 @@ import pytest
 
 from export_worker.delivery import Delivery
 from export_worker.jobs import Job, Jobs
-from shared.db import Database
 from shared.errors import ObjectStoreRefused, ObjectStoreUnavailable
-from shared.object_store import ObjectStore
+from shared.postgres import Database
+from shared.s3 import ObjectStore
 from shared.settings import ObjectStoreSettings, load
 from tests.support.exports import START, Exports, Row, insert_many
 from tests.support.fleet import Fleet, Process

@@ -10,8 +10,8 @@ import psycopg2.extras
 import pytest
 
 from export_worker.jobs import Job, Jobs
-from shared.db import Database
 from shared.errors import DatabaseUnavailable
+from shared.postgres import Database
 from tests.support.exports import ORG, OTHER_ORG, SQL, START, Exports, Row, asked
 
 LEASE = timedelta(seconds=30)

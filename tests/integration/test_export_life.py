@@ -17,10 +17,10 @@ from export_worker.gauges import set_gauges
 from export_worker.jobs import Jobs
 from export_worker.monthly import schedule_monthly
 from export_worker.upkeep import Upkeep
-from shared.db import Database
 from shared.metrics import ExportMetrics
-from shared.object_store import ObjectStore
+from shared.postgres import Database
 from shared.process import Stop
+from shared.s3 import ObjectStore
 from shared.settings import ObjectStoreSettings, load
 from tests.support.exports import (
     ORG,
@@ -273,8 +273,8 @@ import os, resource
 from datetime import timedelta
 from export_worker.delivery import Delivery
 from export_worker.jobs import Jobs
-from shared.db import Database
-from shared.object_store import ObjectStore
+from shared.postgres import Database
+from shared.s3 import ObjectStore
 from shared.settings import ExportWorkerSettings, load
 settings = load(ExportWorkerSettings, os.environ)
 jobs = Jobs(Database(settings.database_url, application_name="one job"), worker="w",

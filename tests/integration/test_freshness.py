@@ -10,8 +10,8 @@ from psycopg2.extensions import connection
 
 from deploy.local.traffic import Event, Router, org
 from rollup_worker.rollups import Rollups
-from shared.db import Database
 from shared.metrics import RollupMetrics
+from shared.postgres import Database
 from tests.support.places import TestDatabase
 from tests.support.seed import connect, insert_batch
 

@@ -11,9 +11,9 @@ from psycopg2.extensions import connection
 from deploy.local.traffic import MODELS, Event, Router, org
 from rollup_worker.gauges import BacklogGauges, RecentGauges
 from rollup_worker.rollups import Rollups
-from shared.db import Database
 from shared.latency_histogram import PERCENTILES
 from shared.metrics import RollupMetrics
+from shared.postgres import Database
 from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
 

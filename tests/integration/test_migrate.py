@@ -15,9 +15,9 @@ import shared.migrate
 from deploy.local.api import wait_until
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Router
-from shared.db import Database
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseUnavailable, SchemaOutdated
 from shared.migrate import Migration, check_schema, migrate, migrations
+from shared.postgres import Database
 from tests.support.places import TestDatabase, new_name
 from tests.support.seed import connect, insert_batch
 

@@ -16,8 +16,8 @@ from deploy.local.traffic import Event, Router, org
 from gateway.app import create_app
 from rollup_worker.rollups import Rollups
 from shared.buckets import bucket_start, rfc3339
-from shared.db import Database
 from shared.metrics import RollupMetrics
+from shared.postgres import Database
 from shared.settings import GatewaySettings, load
 from tests.support.places import TestDatabase
 from tests.support.seed import connect, insert_batch

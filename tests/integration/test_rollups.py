@@ -17,10 +17,10 @@ from deploy.local.traffic import Event, Expected, Router
 from rollup_worker.rollups import Rollups
 from rollup_worker.verify import Window, rebuild, verify
 from shared.buckets import bucket_start
-from shared.db import Database
 from shared.errors import DatabaseBusy, DependencyError
 from shared.latency_histogram import PERCENTILES, add, bin_of, percentile_ms
 from shared.metrics import RollupMetrics
+from shared.postgres import Database
 from tests.support.places import TestBroker, TestDatabase
 from tests.support.seed import insert_batch
 

@@ -17,9 +17,9 @@ from rollup_worker import upkeep as upkeep_module
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import DAYS_AHEAD, Upkeep
 from shared.buckets import bucket_start
-from shared.db import Database
 from shared.errors import DatabaseBusy
 from shared.metrics import RollupMetrics
+from shared.postgres import Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
 from tests.support.places import TestDatabase

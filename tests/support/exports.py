@@ -19,8 +19,8 @@ from psycopg2.extensions import connection
 from psycopg2.extras import RealDictCursor, execute_values
 
 from export_worker.worker import Worker
-from shared.object_store import ObjectStore
 from shared.process import Stop
+from shared.s3 import ObjectStore
 from shared.settings import ExportWorkerSettings, ObjectStoreSettings, load
 from shared.statements import load_statements
 from tests.support.fleet import free_port

@@ -16,10 +16,10 @@ from shared.statements import SQL_FOLDER, load_statements
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("gateway", "ingestor", "rollup_worker", "export_worker")
 BORDERS = {
-    "psycopg2": {"shared/db.py"},
+    "psycopg2": {"shared/postgres.py"},
     "pika": {f"shared/rabbitmq/{name}.py" for name in ("connection", "properties", "session", "url")},
     "redis": {"gateway/freshness_cache.py"},
-    "minio": {"shared/object_store.py"},
+    "minio": {"shared/s3.py"},
 }
 
 

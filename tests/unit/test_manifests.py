@@ -239,7 +239,7 @@ def test_grace_periods_outlast_the_processes_own_deadlines(
     deadlines = {
         "analytics-gateway": gateway.container["lifecycle"]["preStop"]["sleep"]["seconds"] + graceful_seconds,
         "analytics-ingestor": ingestor.TICK_SECONDS + ingestor.DRAIN_SECONDS + 2 * ingestor.CLOSE_SECONDS,
-        "analytics-rollup-worker": 2 * 60,  # shared.db ends a transaction at twice its statement limit
+        "analytics-rollup-worker": 2 * 60,  # shared.postgres ends a transaction at twice its statement limit
         "analytics-export-worker": 0.5
         + export_worker._FINISH_SECONDS
         + slots * export_jobs.TIME_LIMIT_SECONDS

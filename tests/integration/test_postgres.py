@@ -6,9 +6,9 @@ import time
 import psycopg2
 import pytest
 
-from shared.db import Database, Pool
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable
 from shared.migrate import check_schema
+from shared.postgres import Database, Pool
 from tests.support.places import TestDatabase
 from tests.support.tcp_proxy import TcpProxy
 
