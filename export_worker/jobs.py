@@ -51,16 +51,16 @@ class Job:
 class Jobs:
     """The table as one worker uses it. For one thread at a time. All of it raises DatabaseUnavailable."""
 
-    def __init__(self, database: Database, *, worker: str, lease: timedelta, most_attempts: int) -> None:
+    def __init__(self, database: Database, *, worker: str, lease: timedelta, max_attempts: int) -> None:
         self.database = database
         self._worker = worker
         self._lease = lease
-        self._most_attempts = most_attempts
+        self._max_attempts = max_attempts
 
     def claim(self) -> Job | None:
         """Take the oldest job that is due, or whose worker's lease has ended; None when there is none."""
         row = self._row(
-            "claim_job", {"max_attempts": self._most_attempts, "lease": self._lease, "worker": self._worker}
+            "claim_job", {"max_attempts": self._max_attempts, "lease": self._lease, "worker": self._worker}
         )
         if row is None:
             return None
@@ -87,7 +87,7 @@ class Jobs:
         """Record a failure; return "pending" if it will be tried again, "failed" if not, None if lost."""
         row = self._row(
             "fail_attempt",
-            job.claim | {"max_attempts": self._most_attempts, "error": error, "pause": pause},
+            job.claim | {"max_attempts": self._max_attempts, "error": error, "pause": pause},
         )
         return row[0] if row else None
 
@@ -101,9 +101,9 @@ class Jobs:
 
     def fail_abandoned(self) -> int:
         """Fail the jobs whose last attempt ended without a word; return how many."""
-        error = f"The export was begun {self._most_attempts} times, and each time its worker vanished."
+        error = f"The export was begun {self._max_attempts} times, and each time its worker vanished."
         with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:
-            cur.execute(_SQL["fail_abandoned"], {"max_attempts": self._most_attempts, "error": error})
+            cur.execute(_SQL["fail_abandoned"], {"max_attempts": self._max_attempts, "error": error})
             return cur.rowcount
 
     def wait_notified(self, seconds: float) -> bool:

@@ -167,5 +167,5 @@ def _explained(error: Exception) -> tuple[str, str]:
     if isinstance(error, DatabaseUnavailable):
         return "database_unavailable", "The database did not answer, or not in time."
     if isinstance(error, Standstill):
-        return "standstill", "The transfer came to a standstill."
+        return "stalled", "The transfer stalled."
     return "unexpected", "The export failed because of a fault in the service."

@@ -68,7 +68,7 @@ class Upkeep:
                 self._store.remove(key)
             uploads = self._store.abort_uploads(folder)
             self._change("mark_removed", org_id=org_id, job_id=job_id, object_to_keep=object_to_keep)
-            self._metrics.tidied.inc(len(removed) + uploads)
+            self._metrics.objects_removed.inc(len(removed) + uploads)
             if removed or uploads:
                 _log.info(
                     "objects removed", job_id=str(job_id), objects=len(removed), unfinished_uploads=uploads

@@ -77,7 +77,7 @@ class Worker:
             self._open(name, statement_timeout_seconds=statement_timeout_seconds),
             worker=instance_name(),
             lease=self._settings.lease,
-            most_attempts=self._settings.most_attempts,
+            max_attempts=self._settings.max_attempts,
         )
 
     def run(self) -> None:

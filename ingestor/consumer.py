@@ -53,7 +53,7 @@ class Consumer:
         self.fault: str | None = "not connected yet"
         self._topology = topology
         self._log = structlog.get_logger("ingestor.consumer")
-        self._backoff = Backoff(metrics.dependency_errors, most_seconds=5)
+        self._backoff = Backoff(metrics.dependency_errors, max_seconds=5)
         self._session = Session(
             loop,
             parameters(url, connection_name=connection_name),

@@ -75,7 +75,7 @@ class DeadLetterPublisher:
         self._topology = topology
         self._metrics = metrics
         self._log = structlog.get_logger("ingestor.dead_letters")
-        self._backoff = Backoff(metrics.dependency_errors, most_seconds=5)
+        self._backoff = Backoff(metrics.dependency_errors, max_seconds=5)
         self._session = Session(
             loop,
             parameters(url, connection_name=connection_name),

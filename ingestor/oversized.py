@@ -70,7 +70,7 @@ class OversizedMover:
         self._settlement = settlement
         self._clock = clock
         self._log = structlog.get_logger("ingestor.oversized")
-        self._backoff = Backoff(metrics.dependency_errors, most_seconds=MAX_PAUSE_SECONDS)
+        self._backoff = Backoff(metrics.dependency_errors, max_seconds=MAX_PAUSE_SECONDS)
         self._session = Session(
             loop,
             parameters(url, connection_name=connection_name),

@@ -44,7 +44,7 @@ class Writer:
         self._on_written = on_written
         self._batches = batches
         self._stop = Stop()
-        self._backoff = Backoff(metrics.dependency_errors, most_seconds=MOST_PAUSE_SECONDS)
+        self._backoff = Backoff(metrics.dependency_errors, max_seconds=MOST_PAUSE_SECONDS)
         self._log = structlog.get_logger("ingestor.writer")
 
     def stop(self) -> None:

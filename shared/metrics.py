@@ -18,7 +18,7 @@ EXPORT_FAILURE_REASONS = (
     "object_store_unavailable",
     "object_store_refused",
     "database_unavailable",
-    "standstill",
+    "stalled",
     "claim_lost",
     "unexpected",
 )
@@ -126,7 +126,7 @@ class IngestorMetrics(WorkerMetrics):
         )
         self.queue_oldest_age_seconds = Gauge(
             "analytics_queue_oldest_age_seconds",
-            "Age of the oldest message in hand, by its publish timestamp; 0 without one.",
+            "Age of the oldest unacknowledged message, by its publish timestamp; 0 without one.",
             registry=registry,
         )
 
@@ -265,7 +265,7 @@ class ExportMetrics(WorkerMetrics):
             "This worker's attempts that failed since the last that succeeded.",
             registry=registry,
         )
-        self.tidied = Counter(
+        self.objects_removed = Counter(
             "analytics_export_objects_removed",
             "Objects removed: of expired jobs, and what lost attempts left.",
             registry=registry,

@@ -66,15 +66,15 @@ class Stop:
 
 
 class Backoff:
-    """Pauses that double from first_seconds to most_seconds, with full jitter, counted.
+    """Pauses that double from first_seconds to max_seconds, with full jitter, counted.
 
     Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
-    def __init__(self, counter: Counter, *, first_seconds: float = 0.2, most_seconds: float = 10) -> None:
+    def __init__(self, counter: Counter, *, first_seconds: float = 0.2, max_seconds: float = 10) -> None:
         self._counter = counter
         self._first_seconds = first_seconds
-        self._most_seconds = most_seconds
+        self._max_seconds = max_seconds
         self._failures = 0
 
     def wait(self, stop: Stop, dependency: str) -> bool:
@@ -84,7 +84,7 @@ class Backoff:
     def pause_seconds(self, dependency: str) -> float:
         """Count a failure of the dependency and return how long to pause."""
         self._counter.labels(dependency=dependency).inc()
-        ceiling = min(self._most_seconds, self._first_seconds * 2 ** min(self._failures, 30))
+        ceiling = min(self._max_seconds, self._first_seconds * 2 ** min(self._failures, 30))
         self._failures += 1
         return random.uniform(ceiling / 4, ceiling)  # noqa: S311  spreads load, guards nothing
 

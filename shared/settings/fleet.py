@@ -157,7 +157,7 @@ class ExportWorkerSettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
         "how long a finished export can be fetched",
         default="90d",
     )
-    most_attempts: int = setting(
+    max_attempts: int = setting(
         "EXPORT_MAX_ATTEMPTS", whole_number(1, 100), "attempts before a job fails", default="3"
     )
     lease: timedelta = setting(

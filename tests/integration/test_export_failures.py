@@ -131,7 +131,7 @@ def test_a_zombie_that_has_uploaded_removes_its_own_object_only(exports: Exports
 
     def jobs() -> Jobs:
         database = Database(exports.database.export_worker_url, application_name="test")
-        return Jobs(database, worker="w", lease=timedelta(milliseconds=50), most_attempts=3)
+        return Jobs(database, worker="w", lease=timedelta(milliseconds=50), max_attempts=3)
 
     def deliver(one: Jobs) -> tuple[Job, Delivery, Row]:
         job = one.claim()
@@ -214,7 +214,7 @@ def test_an_attempt_ends_within_seconds_when_the_object_store_falls_silent(
     insert_many(exports.owner, HOURS, MODELS, name_length=200)
     created = exports.create(**HOURLY)
     database = Database(exports.database.export_worker_url, application_name="test")
-    jobs = Jobs(database, worker="w", lease=timedelta(seconds=30), most_attempts=3)
+    jobs = Jobs(database, worker="w", lease=timedelta(seconds=30), max_attempts=3)
     job = jobs.claim()
     assert job is not None
     settings = load(ObjectStoreSettings, exports.s3 | {"S3_ENDPOINT": f"127.0.0.1:{proxy.port}"})

@@ -18,9 +18,9 @@ LEASE = timedelta(seconds=30)
 RESULT = {"row_count": 1, "checksum": "0" * 64, "size_bytes": 2, "data_as_of": START, "object_key": "key"}
 
 
-def jobs_of(exports: Exports, lease: timedelta = LEASE, most_attempts: int = 3) -> Jobs:
+def jobs_of(exports: Exports, lease: timedelta = LEASE, max_attempts: int = 3) -> Jobs:
     database = Database(exports.database.export_worker_url, application_name="jobs under test")
-    return Jobs(database, worker="host:1", lease=lease, most_attempts=most_attempts)
+    return Jobs(database, worker="host:1", lease=lease, max_attempts=max_attempts)
 
 
 def claimed(jobs: Jobs) -> Job:
@@ -258,7 +258,7 @@ def test_a_lease_that_is_extended_is_not_taken_over(exports: Exports) -> None:
 
 def test_attempts_are_bounded_and_the_last_error_is_kept(exports: Exports) -> None:
     created = exports.create()
-    jobs = jobs_of(exports, most_attempts=2)
+    jobs = jobs_of(exports, max_attempts=2)
     assert jobs.fail_attempt(claimed(jobs), "The first reason.", timedelta()) == "pending"
     assert exports.job(created)["error"] == "The first reason."
     assert jobs.fail_attempt(claimed(jobs), "The second reason.", timedelta()) == "failed"
@@ -281,7 +281,7 @@ def test_a_retry_waits_for_its_time(exports: Exports) -> None:
 
 def test_a_job_whose_workers_all_vanished_fails_with_a_sentence(exports: Exports) -> None:
     created = exports.create()
-    jobs = jobs_of(exports, lease=timedelta(milliseconds=50), most_attempts=2)
+    jobs = jobs_of(exports, lease=timedelta(milliseconds=50), max_attempts=2)
     for _ in range(2):
         claimed(jobs)
         time.sleep(0.1)

@@ -56,7 +56,7 @@ def link(exports: Exports, row: Row, expires: timedelta = timedelta(minutes=5)) 
 
 def upkeep(database: Database, exports: Exports) -> None:
     """Do the upkeep once, as the worker does it every few seconds."""
-    jobs = Jobs(database, worker="w", lease=timedelta(seconds=30), most_attempts=3)
+    jobs = Jobs(database, worker="w", lease=timedelta(seconds=30), max_attempts=3)
     Upkeep(jobs, exports.store, ExportMetrics(CollectorRegistry()), RETENTION).run(Stop())
 
 
@@ -120,7 +120,7 @@ def test_a_job_expires_after_its_retention_and_its_object_is_removed(
 def test_objects_of_lost_attempts_are_removed_and_those_of_running_jobs_are_not(
     exports: Exports, worker_database: Database
 ) -> None:
-    jobs = Jobs(worker_database, worker="w", lease=timedelta(seconds=30), most_attempts=1)
+    jobs = Jobs(worker_database, worker="w", lease=timedelta(seconds=30), max_attempts=1)
     exports.create()
     failing = jobs.claim()
     assert failing is not None
@@ -205,7 +205,7 @@ def test_the_command_schedules_and_says_how_many(exports: Exports) -> None:
 def test_the_gauges_tell_states_and_ages(exports: Exports, worker_database: Database) -> None:
     registry = CollectorRegistry()
     metrics = ExportMetrics(registry)
-    jobs = Jobs(worker_database, worker="w", lease=timedelta(seconds=30), most_attempts=3)
+    jobs = Jobs(worker_database, worker="w", lease=timedelta(seconds=30), max_attempts=3)
     for _ in range(3):
         exports.create()
     jobs.claim()
@@ -278,7 +278,7 @@ from shared.s3 import ObjectStore
 from shared.settings import ExportWorkerSettings, load
 settings = load(ExportWorkerSettings, os.environ)
 jobs = Jobs(Database(settings.database_url, application_name="one job"), worker="w",
-            lease=timedelta(minutes=5), most_attempts=3)
+            lease=timedelta(minutes=5), max_attempts=3)
 job = jobs.claim()
 report = Delivery(job, jobs.database, ObjectStore(settings)).run()
 jobs.succeed(job, {**vars(report), "object_key": job.object_key}, timedelta(days=1))

@@ -59,7 +59,7 @@ def test_pauses_double_up_to_the_most_and_vary_below_their_ceiling(counter: Coun
     ceilings = [0.5, 1, 2, 4, 5, 5]
     pauses = [
         [backoff.pause_seconds("s3") for _ in ceilings]
-        for backoff in (Backoff(counter, first_seconds=0.5, most_seconds=5) for _ in range(200))
+        for backoff in (Backoff(counter, first_seconds=0.5, max_seconds=5) for _ in range(200))
     ]
     for ceiling, column in zip(ceilings, zip(*pauses, strict=True), strict=True):
         assert ceiling / 4 <= min(column) < ceiling / 2
@@ -67,7 +67,7 @@ def test_pauses_double_up_to_the_most_and_vary_below_their_ceiling(counter: Coun
 
 
 def test_a_success_starts_the_pauses_over(counter: Counter) -> None:
-    backoff = Backoff(counter, first_seconds=0.1, most_seconds=100)
+    backoff = Backoff(counter, first_seconds=0.1, max_seconds=100)
     for _ in range(2_000):  # no number of failures overflows
         assert backoff.pause_seconds("s3") <= 100
     assert backoff.pause_seconds("s3") >= 25
@@ -76,7 +76,7 @@ def test_a_success_starts_the_pauses_over(counter: Counter) -> None:
 
 
 def test_every_failure_is_counted_under_its_dependency(counter: Counter, registry: CollectorRegistry) -> None:
-    backoff = Backoff(counter, first_seconds=0.001, most_seconds=0.001)
+    backoff = Backoff(counter, first_seconds=0.001, max_seconds=0.001)
     stop = Stop()
     assert not backoff.wait(stop, "redis")
     stop.set()
@@ -90,7 +90,7 @@ def test_a_wait_to_try_again_does_not_hold_up_the_stop(counter: Counter) -> None
     stop = Stop()
     threading.Timer(0.05, stop.set).start()
     began = time.monotonic()
-    assert Backoff(counter, first_seconds=60, most_seconds=60).wait(stop, "s3")
+    assert Backoff(counter, first_seconds=60, max_seconds=60).wait(stop, "s3")
     assert time.monotonic() - began < 10
 
 
