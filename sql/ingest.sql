@@ -19,7 +19,9 @@ CROSS JOIN LATERAL (
 -- content digest is made of: the columns of shared.usage_event.schema.COPY_COLUMNS as decode.stored_digest takes them.
 SELECT event_id::text, org_id::text, to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
     model_id, status, latency_ms::text, input_tokens::text, output_tokens::text,
-    trim_scale(cost_estimate_cents)::text, actor_id, client_id, error_code, metadata::text
+    trim_scale(cost_estimate_cents)::text, actor_id, client_id, error_code, metadata::text,
+    provider, operation, api_key_id, cached_input_tokens::text, cache_write_input_tokens::text,
+    reasoning_tokens::text, time_to_first_token_ms::text
 FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[], %(times)s::timestamptz[])
     AS given (event_id, org_id, occurred_at)
 JOIN analytics.usage_events USING (org_id, occurred_at, event_id);
@@ -36,7 +38,9 @@ RETURNING batch_id;
 -- name: copy_events
 -- The batch's new events; the first columns are those of shared.usage_event.schema.COPY_COLUMNS.
 COPY analytics.usage_events (event_id, org_id, occurred_at, model_id, status, latency_ms, input_tokens,
-    output_tokens, cost_estimate_cents, actor_id, client_id, error_code, metadata, batch_id, received_at)
+    output_tokens, cost_estimate_cents, actor_id, client_id, error_code, metadata, provider, operation,
+    api_key_id, cached_input_tokens, cache_write_input_tokens, reasoning_tokens, time_to_first_token_ms,
+    batch_id, received_at)
 FROM STDIN;
 
 -- name: newest_batch

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from shared.usage_event.diagnose import cut, decode_pairs, examine, holds_nul, text_fault
 from shared.usage_event.schema import (
+    COPY_COLUMNS,
     FIELD_BY_SPELLING,
     MAX_AGE,
     MAX_AHEAD,
@@ -27,6 +28,9 @@ from shared.usage_event.text import copy_escaped, cost_text, instant, metadata_t
 
 _NULL = r"\N"
 _MIN_AGE = -MAX_AHEAD
+
+_NO_AMOUNTS = (UNSET,) * 4
+_NO_DETAILS = f"\t{_NULL}" * 7
 
 _CamelFields: type[Fields] = msgspec.defstruct(  # type: ignore[assignment]  # it is one by its bases
     "CamelFields",
@@ -49,7 +53,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     event_id, org_id: lower case. occurred_at: aware. copy_line: the fields of COPY_COLUMNS in COPY's
     text format, without the line's end; costs are the shortest exact decimals, times are in UTC with
     six decimals, metadata is compact JSON with sorted keys (`{}` when absent).
-    content_digest: 64 bits of BLAKE2b over the line, signed. Events that mean the same
+    content_digest: 64 bits of BLAKE2b over the line, signed; over the line up to the metadata where the
+    event has none of the fields behind it, as it was before these existed. Events that mean the same
     have the same digest. Changing the columns or their texts changes every digest, and then events
     that are sent again across the release count as conflicts of content.
     """
@@ -140,6 +145,12 @@ def _quotes(fields: Fields) -> int:
         quotes += 4 if error_code else 2
     if (metadata := fields.metadata) is not UNSET:
         quotes += 2 + 4 * len(metadata or ())
+    for text in (fields.provider, fields.operation, fields.api_key_id):
+        if text is not UNSET:
+            quotes += 4 if text else 2
+    for amount in _part_amounts(fields):
+        if amount is not UNSET:
+            quotes += 2
     return quotes
 
 
@@ -154,7 +165,17 @@ def _gives_each_once(raw: bytes, fields: Fields) -> bool:
             if name == "metadata" and len(value or ()) != len(fields.metadata or ()):
                 return False
     optional = (fields.actor_id, fields.client_id, fields.error_code, fields.metadata)
-    return known == 9 + sum(value is not UNSET for value in optional)
+    given = (*optional, fields.provider, fields.operation, fields.api_key_id, *_part_amounts(fields))
+    return known == 9 + sum(value is not UNSET for value in given)
+
+
+def _part_amounts(fields: Fields) -> tuple[int | UnsetType | None, ...]:
+    return (
+        fields.cached_input_tokens,
+        fields.cache_write_input_tokens,
+        fields.reasoning_tokens,
+        fields.time_to_first_token_ms,
+    )
 
 
 def _event(fields: Fields, now: datetime, escapes: bool) -> Event:
@@ -180,10 +201,36 @@ def _event(fields: Fields, now: datetime, escapes: bool) -> Event:
         f"{fields.input_tokens}\t{fields.output_tokens}\t{cost_text(fields.cost_estimate_cents)}\t"
         f"{actor_id}\t{client_id}\t{error_code}\t{metadata}"
     )
-    return Event(event_id, org_id, occurred_at, content, _digest(content))
+    details = _details(fields)
+    return Event(event_id, org_id, occurred_at, content + details, _digest(content, details))
 
 
-def _digest(line: str) -> int:
+def _details(fields: Fields) -> str:
+    """Return the COPY texts behind metadata. Raises ValueError where a part is larger than its whole."""
+    texts = (fields.provider, fields.operation, fields.api_key_id)
+    amounts = _part_amounts(fields)
+    if not any(texts) and amounts == _NO_AMOUNTS:
+        return _NO_DETAILS
+    cached, cache_write, reasoning, first_token_ms = (amount or 0 for amount in amounts)
+    if (
+        cached + cache_write > fields.input_tokens
+        or reasoning > fields.output_tokens
+        or first_token_ms > fields.latency_ms
+    ):
+        raise ValueError("a part is larger than its whole")
+    return _columns([text or None for text in texts]) + _columns(
+        [str(amount) if isinstance(amount, int) else None for amount in amounts]
+    )
+
+
+def _columns(texts: Sequence[str | None]) -> str:
+    """Return texts as they stand in a COPY line behind others."""
+    return "".join(f"\t{_NULL if text is None else copy_escaped(text)}" for text in texts)
+
+
+def _digest(content: str, details: str) -> int:
+    # An event that has no details keeps the digest it had before they existed.
+    line = content if details == _NO_DETAILS else content + details
     return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -193,6 +240,7 @@ def stored_digest(columns: Sequence[str | None]) -> int:
     columns: those of COPY_COLUMNS as texts: the time in UTC with six decimals and `Z`, the cost without zeros
     at its end, metadata as JSON in any order; None for NULL.
     """
-    *fields, metadata = columns
-    in_order = metadata_text(msgspec.json.decode(metadata or "{}", type=dict[str, str]))
-    return _digest("\t".join(_NULL if text is None else copy_escaped(text) for text in (*fields, in_order)))
+    metadata_at = COPY_COLUMNS.index("metadata")
+    metadata = metadata_text(msgspec.json.decode(columns[metadata_at] or "{}", type=dict[str, str]))
+    content = _columns([*columns[:metadata_at], metadata]).removeprefix("\t")
+    return _digest(content, _columns(columns[metadata_at + 1 :]))

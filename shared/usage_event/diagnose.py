@@ -5,6 +5,7 @@ unknown keys, with names in both spellings.
 """
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
 from json import JSONDecoder
@@ -19,6 +20,7 @@ from shared.usage_event.schema import (
     FIELDS,
     MAX_AGE,
     MAX_AHEAD,
+    PARTS,
     RULES,
     Fault,
     Field,
@@ -116,10 +118,31 @@ def examine(raw: bytes, now: datetime) -> Fields:
             unknown.append(fault)
     faults: list[Fault] = []
     values = {field.name: _read(field, found[field.name], now, faults) for field in FIELDS}
+    faults += _part_faults(values)
     faults += unknown[:_MAX_UNKNOWN_FAULTS]
     if faults:
         raise InvalidEvent(faults)
     return Fields(**values)
+
+
+def _part_faults(values: Mapping[str, Any]) -> list[Fault]:
+    """Find the parts that are larger than their wholes. values: by field; UNSET where absent or at fault."""
+    known = {name: value for name, value in values.items() if isinstance(value, int)}
+    faults = [
+        _part_fault(part, f"{known[part]}, more than", whole, known[whole])
+        for part, whole in PARTS.items()
+        if part in known and whole in known and known[part] > known[whole]
+    ]
+    read, write, whole = "cached_input_tokens", "cache_write_input_tokens", "input_tokens"
+    if not faults and {read, write, whole} <= set(known) and known[read] + known[write] > known[whole]:
+        together = f"{known[read]}, and with cacheWriteInputTokens, {known[write]}, more than"
+        faults.append(_part_fault(read, together, whole, known[whole]))
+    return faults
+
+
+def _part_fault(part: str, what: str, whole: str, amount: int) -> Fault:
+    name, whole_name = FIELD_BY_SPELLING[part].camel_name, FIELD_BY_SPELLING[whole].camel_name
+    return Fault(name, Reason.INVALID_FIELD, f"{name} is {what} {whole_name}, {amount}")
 
 
 def _read(field: Field, texts: list[bytes], now: datetime, faults: list[Fault]) -> Any:

@@ -12,6 +12,7 @@ The rules, beyond those of each field (`RULES`):
 - Cost is a JSON number, kept to 10 decimals, rounded half to even. Exponents have 18 digits at most.
 - Times are RFC 3339 with `Z` or an offset; decimals past the sixth are cut off. At most 24 hours ahead
   of `now` and at most 400 days before it, both included.
+- A part is at most its whole (`PARTS`), and both cache parts together are at most inputTokens.
 - Lengths count Unicode code points. NUL characters, halves of surrogate pairs, NaN, Infinity and
   invalid UTF-8 are invalid wherever they stand, under unknown keys too; so is a byte-order mark.
 
@@ -56,6 +57,8 @@ MAX_TOKENS = 10**12
 MAX_LATENCY_MS = 2**31 - 1
 MAX_NAME_CHARACTERS = 200
 MAX_ERROR_CODE_CHARACTERS = 128
+MAX_PROVIDER_CHARACTERS = 100
+MAX_OPERATION_CHARACTERS = 64
 
 _MAX_DETAIL_FAULTS = 5
 
@@ -73,6 +76,13 @@ COPY_COLUMNS = (
     "client_id",
     "error_code",
     "metadata",
+    "provider",
+    "operation",
+    "api_key_id",
+    "cached_input_tokens",
+    "cache_write_input_tokens",
+    "reasoning_tokens",
+    "time_to_first_token_ms",
 )
 """What stands in an event's COPY line, in this order."""
 
@@ -124,7 +134,10 @@ class InvalidEvent(AnalyticsError):
 
 _Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 _ErrorCode = Annotated[str, Meta(min_length=1, max_length=MAX_ERROR_CODE_CHARACTERS)]
+_Provider = Annotated[str, Meta(min_length=1, max_length=MAX_PROVIDER_CHARACTERS)]
+_Operation = Annotated[str, Meta(min_length=1, max_length=MAX_OPERATION_CHARACTERS)]
 _Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+_Milliseconds = Annotated[int, Meta(ge=0, le=MAX_LATENCY_MS)]
 
 
 class Fields(msgspec.Struct, gc=False):
@@ -135,7 +148,7 @@ class Fields(msgspec.Struct, gc=False):
     occurred_at: str
     model_id: _Name
     status: Literal["success", "error", "timeout", "throttled"]
-    latency_ms: Annotated[int, Meta(ge=0, le=MAX_LATENCY_MS)]
+    latency_ms: _Milliseconds
     input_tokens: _Tokens
     output_tokens: _Tokens
     cost_estimate_cents: Raw
@@ -143,7 +156,22 @@ class Fields(msgspec.Struct, gc=False):
     client_id: _Name | UnsetType | None = UNSET
     error_code: _ErrorCode | UnsetType | None = UNSET
     metadata: dict[str, str] | UnsetType | None = UNSET
+    provider: _Provider | UnsetType | None = UNSET
+    operation: _Operation | UnsetType | None = UNSET
+    api_key_id: _Name | UnsetType | None = UNSET
+    cached_input_tokens: _Tokens | UnsetType | None = UNSET
+    cache_write_input_tokens: _Tokens | UnsetType | None = UNSET
+    reasoning_tokens: _Tokens | UnsetType | None = UNSET
+    time_to_first_token_ms: _Milliseconds | UnsetType | None = UNSET
 
+
+PARTS = {
+    "cached_input_tokens": "input_tokens",
+    "cache_write_input_tokens": "input_tokens",
+    "reasoning_tokens": "output_tokens",
+    "time_to_first_token_ms": "latency_ms",
+}
+"""The fields that tell of a part, and the field of its whole."""
 
 _UUID_RULE = "a UUID of 36 characters with hyphens"
 _TOKENS_RULE = f"an integer from 0 to {MAX_TOKENS}"
@@ -163,6 +191,13 @@ RULES = {
     "client_id": f"null or {_NAME_RULE}",
     "error_code": f"null or a string of 1 to {MAX_ERROR_CODE_CHARACTERS} characters",
     "metadata": f"null or an object of strings, at most {MAX_METADATA_BYTES} bytes as compact JSON",
+    "provider": f"null or a string of 1 to {MAX_PROVIDER_CHARACTERS} characters",
+    "operation": f"null or a string of 1 to {MAX_OPERATION_CHARACTERS} characters",
+    "api_key_id": f"null or {_NAME_RULE}",
+    "cached_input_tokens": "null or an integer from 0 to inputTokens",
+    "cache_write_input_tokens": "null or an integer from 0 to inputTokens",
+    "reasoning_tokens": "null or an integer from 0 to outputTokens",
+    "time_to_first_token_ms": "null or an integer from 0 to latencyMs",
 }
 """What each field must be, to end the sentence `latencyMs must be …`."""
 

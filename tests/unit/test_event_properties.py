@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.usage_event import decode as events
-from shared.usage_event.decode import Event, decode_event, split_message
+from shared.usage_event.decode import Event, decode_event, split_message, stored_digest
 from shared.usage_event.diagnose import examine
 from shared.usage_event.schema import Fields, InvalidEvent, Reason
-from tests.unit.test_events import GOOD, NOW, event, faults_of, stored, with_text
+from tests.unit.test_events import GOOD, NOW, event, faults_of, from_copy, stored, with_text
 
 quick = settings(max_examples=150, deadline=None)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -32,9 +32,16 @@ CHANGES = st.fixed_dictionaries(
         "clientId": TEXT | st.none(),
         "errorCode": TEXT,
         "latencyMs": st.integers(0, 2**31 - 1),
-        "inputTokens": st.integers(0, 10**12),
+        "inputTokens": st.integers(12, 10**12),
         "costEstimateCents": st.floats(0, 1e11),
         "metadata": st.dictionaries(TEXT, TEXT, max_size=3),
+        "provider": TEXT | st.none(),
+        "operation": TEXT | st.none(),
+        "apiKeyId": TEXT,
+        "cachedInputTokens": st.integers(0, 6) | st.none(),
+        "cacheWriteInputTokens": st.integers(0, 6),
+        "reasoningTokens": st.integers(0, 34),
+        "timeToFirstTokenMs": st.just(0) | st.none(),
         "traceId": st.recursive(st.none() | TEXT, lambda inner: st.lists(inner, max_size=2)),
     },
 )
@@ -112,18 +119,23 @@ def test_a_cost_is_the_exact_decimal_rounded_half_to_even_at_the_tenth(text: str
 @given(CHANGES)
 def test_copy_reads_back_what_the_producer_wrote_whatever_the_texts_hold(changes: dict[str, Any]) -> None:
     fields = stored(event(**changes))
-    wanted = GOOD | {"actorId": None, "clientId": None, "errorCode": None, "metadata": {}} | changes
+    absent = dict.fromkeys(["actorId", "clientId", "errorCode", "provider", "operation", "apiKeyId"])
+    wanted = GOOD | absent | {"metadata": {}} | changes
     for column, name in (
         ("model_id", "modelId"),
         ("actor_id", "actorId"),
         ("client_id", "clientId"),
         ("error_code", "errorCode"),
+        ("provider", "provider"),
+        ("operation", "operation"),
+        ("api_key_id", "apiKeyId"),
     ):
         assert fields[column] == wanted[name]  # fmt: skip
     assert json.loads(fields["metadata"] or "") == wanted["metadata"]
-    line = decode_event(event(**changes), NOW).copy_line
-    assert "\n" not in line
-    assert "\r" not in line
+    decoded = decode_event(event(**changes), NOW)
+    assert stored_digest(from_copy(decoded.copy_line)) == decoded.content_digest
+    assert "\n" not in decoded.copy_line
+    assert "\r" not in decoded.copy_line
 
 
 @quick

@@ -82,6 +82,7 @@ def test_a_good_event_is_stored_as_it_was_meant() -> None:
         "client_id": None,
         "error_code": None,
         "metadata": '{"a":"ü\\\\","b":"x\\ty"}',
+        **dict.fromkeys(COPY_COLUMNS[13:]),
     }
 
 
