@@ -47,8 +47,11 @@ class SharedStack:
                 return
         try:
             self._start()
-        except (StackError, OSError) as error:
+        except StackError as error:
             _publish(self.home / _FAILED, str(error))
+        except BaseException as error:
+            _publish(self.home / _FAILED, repr(error))
+            raise
 
     def _start(self) -> None:
         in_containers, self.used = containers.choose()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from deploy.local.api import Api
 from deploy.local.books import Books
 from deploy.local.demo.report import Report
-from deploy.local.demo.scenes import SCENES, Stage
+from deploy.local.demo.steps import STEPS, Demo
 from deploy.local.launcher import LocalFleet, run_fleet, say
 
 
@@ -24,7 +24,7 @@ def main() -> int:
 def _show(fleet: LocalFleet) -> int:
     report = Report()
     try:
-        _play(fleet, report)
+        _run_steps(fleet, report)
     except AssertionError as error:
         sys.stderr.write(f"\nthe demo failed: {error}\n")
         return 1
@@ -37,14 +37,14 @@ def _show(fleet: LocalFleet) -> int:
     return code
 
 
-def _play(fleet: LocalFleet, report: Report) -> None:
-    """Play the scenes one after another on the running fleet."""
+def _run_steps(fleet: LocalFleet, report: Report) -> None:
+    """Run the steps one after another on the running fleet."""
     settings = fleet.stack.settings
     books = Books(
         settings["DATABASE_URL"], settings["RABBITMQ_URL"], "analytics.usage.v1", "analytics.usage.v1.dlq"
     )
     now = datetime.now(UTC)
-    stage = Stage(
+    demo = Demo(
         api=Api(fleet.urls["GATEWAY_URL"]),
         books=books,
         urls=fleet.urls,
@@ -55,8 +55,8 @@ def _play(fleet: LocalFleet, report: Report) -> None:
         report=report,
     )
     try:
-        for scene in SCENES:
-            scene(stage)
+        for step in STEPS:
+            step(demo)
     finally:
         books.close()
 

@@ -3,14 +3,15 @@
 import shutil
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from deploy.local import machine
 
 
 def _shown(value: object) -> str:
-    """Write whole numbers with thousands apart, and decimals as they are."""
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    """Write numbers with thousands apart."""
+    return f"{value:,}" if isinstance(value, int | Decimal) else str(value)
 
 
 class Report:

@@ -1,4 +1,4 @@
-"""The scenes of the demo, in the order they are played."""
+"""The steps of the demo, in their order."""
 
 import csv
 import hashlib
@@ -24,8 +24,8 @@ from shared.buckets import rfc3339
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What a scene works with: the running fleet, the window of event time, where to print."""
+class Demo:
+    """What a step works with: the running fleet, the window of event time, where to print."""
 
     api: Api
     books: Books
@@ -37,7 +37,7 @@ class Stage:
     report: Report
 
 
-Scene = Callable[[Stage], None]
+Step = Callable[[Demo], None]
 
 _EVENTS = 12_000
 _RESENT = 900
@@ -45,11 +45,11 @@ _INCIDENT_EVENTS = 600
 _DIVISOR = 100  # five minutes of an alert's patience are three seconds
 
 
-def usage(stage: Stage) -> None:
+def usage(demo: Demo) -> None:
     """Publish three days of traffic with resends and malformed events; show what was counted."""
     rng = random.Random(42)
-    history = Router(seed=42, start=stage.start, end=stage.end - timedelta(minutes=10))
-    recent = Router(seed=43, start=stage.end - timedelta(minutes=10), end=stage.end)
+    history = Router(seed=42, start=demo.start, end=demo.end - timedelta(minutes=10))
+    recent = Router(seed=43, start=demo.end - timedelta(minutes=10), end=demo.end)
     events = history.events(_EVENTS - 2_000) + recent.events(2_000)
     resent = rng.sample(events, _RESENT)
     malformed = [
@@ -61,36 +61,36 @@ def usage(stage: Stage) -> None:
     ]
     messages = [encode(event) for event in events + resent] + malformed
     rng.shuffle(messages)
-    stage.say(
+    demo.say(
         f"publishing {len(messages):,} messages: {_EVENTS:,} events, {_RESENT} resends,"
         f" {len(malformed)} malformed"
     )
-    with Publisher(stage.settings["RABBITMQ_URL"]) as publisher:
+    with Publisher(demo.settings["RABBITMQ_URL"]) as publisher:
         for at in range(0, len(messages), 3_000):
             publisher.publish(messages[at : at + 3_000])
-            published, counted = min(at + 3_000, len(messages)), stage.books.ingestion()["inserted"]
-            stage.say(f"published {published:,}, counted so far {counted:,}")
-    stage.books.wait_until_settled(received=_EVENTS + _RESENT)
-    wait_until(lambda: stage.books.dead_letter_count() == len(malformed), seconds=30, what="the dead letters")
-    stage.say("every event is committed and rolled up")
-    _show_counts(stage, Expected(events), len(messages), len(malformed))
+            published, counted = min(at + 3_000, len(messages)), demo.books.ingestion()["inserted"]
+            demo.say(f"published {published:,}, counted so far {counted:,}")
+    demo.books.wait_until_settled(received=_EVENTS + _RESENT)
+    wait_until(lambda: demo.books.dead_letter_count() == len(malformed), seconds=30, what="the dead letters")
+    demo.say("every event is committed and rolled up")
+    _show_counts(demo, Expected(events), len(messages), len(malformed))
 
 
-def _show_counts(stage: Stage, expected: Expected, published: int, malformed: int) -> None:
-    report = stage.report
-    sums = stage.books.ingestion()
+def _show_counts(demo: Demo, expected: Expected, published: int, malformed: int) -> None:
+    report = demo.report
+    sums = demo.books.ingestion()
     report.heading("What became of the messages")
     report.check("published", published, _EVENTS + _RESENT + malformed)
     report.check("accepted", sums["inserted"], len(expected))
     report.check("duplicates", sums["dedupe_conflicts"], _RESENT)
-    letters = stage.books.dead_letters()
-    report.check("dead letters", len(letters), malformed)
-    for reason, count in sorted(Counter((letter.reason, letter.detail) for letter in letters).items()):
+    dead_letters = demo.books.dead_letters()
+    report.check("dead letters", len(dead_letters), malformed)
+    for reason, count in sorted(Counter((each.reason, each.detail) for each in dead_letters).items()):
         report.line(f"         {count} x {reason[0]}: {reason[1]}")
 
     report.heading("Usage over three days, as the API tells it")
     for org_id, wanted in sorted(expected.by_org.items()):
-        answer = stage.api.usage(org_id, stage.start, stage.end)
+        answer = demo.api.usage(org_id, demo.start, demo.end)
         totals = answer["totals"]
         which = f"organisation ...{org_id[-4:]}"
         report.check(f"{which} calls", totals["invocations"], wanted.invocations)
@@ -101,14 +101,14 @@ def _show_counts(stage: Stage, expected: Expected, published: int, malformed: in
             wanted.input_tokens + wanted.output_tokens,
         )
         report.check(f"{which} cents", Decimal(totals["costEstimateCents"]), wanted.cost_estimate_cents)
-    stage.books.assert_equal(expected)
+    demo.books.assert_equal(expected)
     report.line("ok     raw events, hourly and daily rollups agree, to the last token and decimal")
     report.example_org = org(0)
-    _show_models(stage, org(0))
+    _show_models(demo, org(0))
 
 
-def _show_models(stage: Stage, org_id: str) -> None:
-    answer = stage.api.usage(org_id, stage.start, stage.end)
+def _show_models(demo: Demo, org_id: str) -> None:
+    answer = demo.api.usage(org_id, demo.start, demo.end)
     by_model: dict[str, list[Decimal]] = {}
     for point in answer["series"]:
         row = by_model.setdefault(point["modelId"], [Decimal(0)] * 5)
@@ -116,14 +116,14 @@ def _show_models(stage: Stage, org_id: str) -> None:
             ("invocations", "errors", "inputTokens", "outputTokens", "costEstimateCents")
         ):
             row[column] += point[name]
-    stage.report.heading(f"Usage by model, organisation {org_id}")
-    stage.report.table(
+    demo.report.heading(f"Usage by model, organisation {org_id}")
+    demo.report.table(
         ("model", "calls", "errors", "input tokens", "output tokens", "cents"),
         [(model, *(int(number) for number in row[:4]), row[4]) for model, row in sorted(by_model.items())],
     )
-    freshness = stage.api.get(f"/orgs/{org_id}/freshness")
-    stage.report.heading("Freshness")
-    stage.report.table(
+    freshness = demo.api.get(f"/orgs/{org_id}/freshness")
+    demo.report.heading("Freshness")
+    demo.report.table(
         ("model", "status", "lag (s)", "last event", "last rollup"),
         [
             (
@@ -138,56 +138,56 @@ def _show_models(stage: Stage, org_id: str) -> None:
     )
 
 
-def incident(stage: Stage) -> None:
+def incident(demo: Demo) -> None:
     """Let one model fail and slow down for four minutes; be told, and find it as the runbook does."""
     folder = STATE / "monitoring"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     targets = {
         "analytics-" + name.removesuffix("_URL").lower().replace("_", "-"): url
-        for name, url in stage.urls.items()
+        for name, url in demo.urls.items()
     }
     with Monitoring(folder, targets, divisor=_DIVISOR) as monitoring:
-        _break_a_model(stage)
-        _show_alerts(stage, monitoring)
+        _break_a_model(demo)
+        _show_alerts(demo, monitoring)
 
 
-def _break_a_model(stage: Stage) -> None:
+def _break_a_model(demo: Demo) -> None:
     model = MODELS[1]
-    start = stage.end - timedelta(minutes=4)
+    start = demo.end - timedelta(minutes=4)
     bad = Router(
-        seed=44, start=start, end=stage.end, orgs=1, models=(model,), error_share=0.4, latency_factor=12
+        seed=44, start=start, end=demo.end, orgs=1, models=(model,), error_share=0.4, latency_factor=12
     ).events(_INCIDENT_EVENTS)
-    stage.say(f"an incident: {model} fails and slows down for four minutes")
-    with Publisher(stage.settings["RABBITMQ_URL"]) as publisher:
+    demo.say(f"an incident: {model} fails and slows down for four minutes")
+    with Publisher(demo.settings["RABBITMQ_URL"]) as publisher:
         publisher.publish([encode(bad[at : at + 100]) for at in range(0, len(bad), 100)])
-    stage.books.wait_until_settled(received=_EVENTS + _RESENT + len(bad))
-    _show_reliability(stage, start)
-    _show_incident_file(stage, model, start)
+    demo.books.wait_until_settled(received=_EVENTS + _RESENT + len(bad))
+    _show_reliability(demo, start)
+    _show_incident_file(demo, model, start)
 
 
-def _show_alerts(stage: Stage, monitoring: Monitoring) -> None:
+def _show_alerts(demo: Demo, monitoring: Monitoring) -> None:
     wanted = {"AnalyticsServiceHighErrorRate", "AnalyticsServiceHighLatencyP95"}
-    heard = monitoring.webhook.alerts
+    received = monitoring.webhook.alerts
     wait_until(
-        lambda: wanted <= {alert["labels"]["alertname"] for alert in heard},
+        lambda: wanted <= {alert["labels"]["alertname"] for alert in received},
         seconds=60,
         what=f"the alerts {', '.join(sorted(wanted))}",
     )
-    stage.report.heading(f"Alerts that reached the webhook (durations divided by {_DIVISOR})")
+    demo.report.heading(f"Alerts that reached the webhook (durations divided by {_DIVISOR})")
     for summary in sorted(
-        {f"{alert['labels']['alertname']}: {alert['annotations']['summary']}" for alert in heard}
+        {f"{alert['labels']['alertname']}: {alert['annotations']['summary']}" for alert in received}
     ):
-        stage.report.line(summary)
+        demo.report.line(summary)
 
 
-def _show_reliability(stage: Stage, start: datetime) -> None:
-    window = {"start": rfc3339(start - timedelta(minutes=6)), "end": rfc3339(stage.end)}
-    answer = stage.api.get(
+def _show_reliability(demo: Demo, start: datetime) -> None:
+    window = {"start": rfc3339(start - timedelta(minutes=6)), "end": rfc3339(demo.end)}
+    answer = demo.api.get(
         f"/orgs/{org(0)}/reliability", **window, granularity="minute", modelId=MODELS[1], percentile="p95"
     )
-    stage.report.heading(f"Reliability of {MODELS[1]}, minute by minute")
-    stage.report.table(
+    demo.report.heading(f"Reliability of {MODELS[1]}, minute by minute")
+    demo.report.table(
         ("minute", "calls", "errors", "p50 ms", "p95 ms", "p99 ms", "largest error code"),
         [
             (
@@ -202,53 +202,53 @@ def _show_reliability(stage: Stage, start: datetime) -> None:
     )
 
 
-def _show_incident_file(stage: Stage, model: str, start: datetime) -> None:
-    window = {"start": rfc3339(start), "end": rfc3339(stage.end)}
+def _show_incident_file(demo: Demo, model: str, start: datetime) -> None:
+    window = {"start": rfc3339(start), "end": rfc3339(demo.end)}
     path = f"/analytics/v1/orgs/{org(0)}/incidents/export"
-    answer = stage.api.call("GET", path, fields=window | {"modelId": model, "status": "error"})
+    answer = demo.api.call("GET", path, fields=window | {"modelId": model, "status": "error"})
     rows = list(csv.DictReader(io.StringIO(answer.data.decode(), newline="")))
-    [(counted,)] = stage.books.rows(
+    [(counted,)] = demo.books.rows(
         "SELECT count(*) FROM analytics.usage_events WHERE status = 'error'"
         f" AND org_id = '{org(0)}' AND model_id = '{model}'"
         f" AND occurred_at >= '{window['start']}' AND occurred_at < '{window['end']}'"
     )
-    stage.report.heading("The incident's failed calls as CSV")
-    stage.report.check("rows in the file", len(rows), counted)
+    demo.report.heading("The incident's failed calls as CSV")
+    demo.report.check("rows in the file", len(rows), counted)
     for row in rows[:3]:
-        stage.report.line(",".join(list(row.values())[2:12]))
-    stage.report.line("...")
+        demo.report.line(",".join(list(row.values())[2:12]))
+    demo.report.line("...")
 
 
-def export(stage: Stage) -> None:
+def export(demo: Demo) -> None:
     """Ask for a CSV of the three days, wait for it, download it, hold it against the API."""
     path = f"/analytics/v1/orgs/{org(0)}/exports"
-    window = {"start": rfc3339(stage.start), "end": rfc3339(stage.end)}
-    answer = stage.api.call("POST", path, json={"timeRange": window, "granularity": "hourly"})
+    window = {"start": rfc3339(demo.start), "end": rfc3339(demo.end)}
+    answer = demo.api.call("POST", path, json={"timeRange": window, "granularity": "hourly"})
     assert answer.status == 202, answer.data.decode()
     job = answer.json()
-    stage.report.heading("An export of the three days, by hour")
-    stage.say(f"export {job['jobId']} is {job['status']}")
+    demo.report.heading("An export of the three days, by hour")
+    demo.say(f"export {job['jobId']} is {job['status']}")
 
     def done() -> bool:
         nonlocal job
-        job = stage.api.get(f"/orgs/{org(0)}/exports/{job['jobId']}")
+        job = demo.api.get(f"/orgs/{org(0)}/exports/{job['jobId']}")
         return job["status"] not in {"pending", "running"}
 
     wait_until(done, seconds=60, what="the export")
-    stage.say(f"export {job['jobId']} is {job['status']}: {job['rowCount']} rows, {job['sizeBytes']} bytes")
-    link = stage.api.call("GET", f"{path}/{job['jobId']}/download").headers["Location"]
+    demo.say(f"export {job['jobId']} is {job['status']}: {job['rowCount']} rows, {job['sizeBytes']} bytes")
+    link = demo.api.call("GET", f"{path}/{job['jobId']}/download").headers["Location"]
     file = urllib3.request("GET", link, retries=False, timeout=30).data
     rows = list(csv.DictReader(io.StringIO(file.decode(), newline="")))
     start, end = job["timeRange"]["start"], job["timeRange"]["end"]
-    totals = stage.api.get(f"/orgs/{org(0)}/usage", start=start, end=end, granularity="hour")["totals"]
-    stage.report.check("SHA-256 of the download", hashlib.sha256(file).hexdigest(), job["checksum"])
-    stage.report.check("rows", len(rows), job["rowCount"])
+    totals = demo.api.get(f"/orgs/{org(0)}/usage", start=start, end=end, granularity="hour")["totals"]
+    demo.report.check("SHA-256 of the download", hashlib.sha256(file).hexdigest(), job["checksum"])
+    demo.report.check("rows", len(rows), job["rowCount"])
     for column, name in (
         ("invocations", "invocations"),
         ("input_tokens", "inputTokens"),
         ("cost_estimate_cents", "costEstimateCents"),
     ):
-        stage.report.check(f"sum of {column}", sum(Decimal(row[column]) for row in rows), totals[name])
+        demo.report.check(f"sum of {column}", sum(Decimal(row[column]) for row in rows), totals[name])
 
 
-SCENES: tuple[Scene, ...] = (usage, incident, export)
+STEPS: tuple[Step, ...] = (usage, incident, export)
