@@ -49,6 +49,7 @@ class Consumer:
         oversized: OversizedMover,
         connection_name: str,
         on_failed: Callable[[BaseException], None],
+        read_frames: bool,
     ) -> None:
         self.fault: str | None = "not connected yet"
         self._topology = topology
@@ -61,6 +62,7 @@ class Consumer:
             on_open=self._opened,
             on_lost=self._lost,
             on_failed=on_failed,
+            read_frames=read_frames,
         )
         self._prefetch = prefetch
         self._asked = 0  # the prefetch of all consumers together; 0 while there is none

@@ -63,6 +63,7 @@ class OversizedMover:
         connection_name: str,
         clock: Clock,
         on_failed: Callable[[BaseException], None],
+        read_frames: bool,
     ) -> None:
         self.fault: str | None = None
         self._topology = topology
@@ -78,6 +79,7 @@ class OversizedMover:
             on_open=self._opened,
             on_lost=self._lost,
             on_failed=on_failed,
+            read_frames=read_frames,
         )
         self._sending: _Move | None = None
         self._unconfirmed: dict[int, _Move] = {}

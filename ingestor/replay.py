@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ingestor.envelope import Envelope, read_envelope
+from shared.rabbitmq.connection import routing_key_bytes
 from shared.rabbitmq.frames import Delivery
 from shared.rabbitmq.properties import persistent
 from shared.rabbitmq.session import blocking_channel
@@ -73,8 +74,7 @@ def replay(
 
 
 def _envelope(method: Any, properties: Any) -> Envelope:
-    key = method.routing_key  # bytes where it is not UTF-8
-    key = key.encode() if isinstance(key, str) else key
+    key = routing_key_bytes(method)
     return read_envelope(Delivery(method.delivery_tag, key, properties.encoded, b""))
 
 

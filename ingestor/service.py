@@ -67,6 +67,7 @@ class Ingestor:
             connection_name=f"ingestor {name} oversized messages",
             clock=clock,
             on_failed=self._fail,
+            read_frames=settings.read_frames,
         )
         self._gathering = Gathering(
             self._loop,
@@ -89,6 +90,7 @@ class Ingestor:
             oversized=self._oversized,
             connection_name=f"ingestor {name}",
             on_failed=self._fail,
+            read_frames=settings.read_frames,
         )
         self._writers = [
             Writer(

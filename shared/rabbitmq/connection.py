@@ -1,4 +1,8 @@
-"""The one place that reaches into pika: its frames are read, and large bodies written, by ourselves."""
+"""The connections of a session: one that reads frames itself, and one that leaves all to pika.
+
+`Connection` is the one place that reaches into pika's private parts. tests/unit/test_pika.py fails when they
+change, and RABBITMQ_READ_FRAMES=false runs without it.
+"""
 
 import select
 import time
@@ -9,10 +13,69 @@ import pika
 import pika.exceptions
 from pika import frame, spec
 
-from shared.rabbitmq.frames import FrameReader, Receiver
+from shared.rabbitmq.frames import DISCARD, Delivery, FrameReader, Receiver
 
 # pika takes 4 KiB from the socket at a time, each a turn of its loop; 64 KiB were 5 to 10% faster.
 _RECV_BYTES = 64 * 1024
+
+
+class PlainConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types
+    """SelectConnection as it is, with the methods of Connection.
+
+    A consumer's messages come by `deliver`. A body of any size is in memory twice before it is sent on.
+    """
+
+    def __init__(self, *arguments: Any, on_failed: Callable[[BaseException], None], **options: Any) -> None:
+        self.receivers: dict[tuple[int, bytes], Receiver] = {}
+        self.unsent_bytes = 0
+        self._on_failed = on_failed
+        self._begun: tuple[str, bytes, pika.BasicProperties] | None = None
+        super().__init__(*arguments, **options)
+
+    def deliver(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        """Take a message from pika."""
+        receiver = self.receivers.get((channel.channel_number, method.consumer_tag.encode()), DISCARD)
+        delivery = Delivery(method.delivery_tag, routing_key_bytes(method), properties.encoded, body)
+        try:
+            if len(body) <= receiver.max_body_bytes:
+                receiver.on_delivery(delivery)
+            else:
+                receiver.on_oversized(delivery, len(body))(body)
+        except pika.exceptions.AMQPError:
+            raise  # pika gives the connection up
+        except Exception as error:  # noqa: BLE001  pika would take it for a lost connection
+            self._on_failed(error)
+
+    def discard_all(self) -> None:
+        """Hand nothing to the receivers any more."""
+        self.receivers.clear()
+
+    def begin_message(
+        self,
+        _channel: Any,
+        exchange: str,
+        routing_key: bytes,
+        properties: pika.BasicProperties,
+        _body_bytes: int,
+    ) -> None:
+        """Publish a message when its body comes, which is in one piece here."""
+        self._begun = exchange, routing_key, properties
+
+    def send_piece(self, channel: Any, piece: bytes) -> None:
+        """Send the body."""
+        if self._begun is not None:
+            exchange, routing_key, properties = self._begun
+            channel.basic_publish(exchange, routing_key, piece, properties, mandatory=True)
+
+    def wait_until_sent(self, *, max_unsent_bytes: int, seconds: float) -> bool:  # noqa: ARG002  as Connection's
+        """Wait for nothing: pika takes all at once."""
+        return True
+
+
+def routing_key_bytes(method: Any) -> bytes:
+    """Return the routing key of pika's Deliver or GetOk: it decodes what is UTF-8 and leaves the rest."""
+    key: str | bytes = method.routing_key
+    return key.encode() if isinstance(key, str) else key
 
 
 class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types
@@ -25,6 +88,9 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no ty
         self._reader = FrameReader(super()._on_data_available)
         self._on_failed = on_failed
         super().__init__(*arguments, **options)
+
+    def deliver(self, *_: Any) -> None:
+        """Take nothing from pika: no message comes this way."""
 
     @property
     def receivers(self) -> dict[tuple[int, bytes], Receiver]:

@@ -9,7 +9,7 @@ import pika.exceptions
 from pika.adapters.select_connection import IOLoop
 
 from shared.errors import BrokerUnavailable
-from shared.rabbitmq.connection import Connection
+from shared.rabbitmq.connection import Connection, PlainConnection
 from shared.rabbitmq.frames import Delivery, Receiver
 from shared.rabbitmq.url import parameters
 
@@ -19,6 +19,8 @@ MAX_GIVEN_BACK_BYTES = 64 * 1024
 Loop: TypeAlias = IOLoop
 """pika's event loop: call_later, remove_timeout, add_callback_threadsafe, start, stop."""
 
+AnyConnection: TypeAlias = Connection | PlainConnection
+
 
 class Session:
     """One connection with one channel on a loop, opened again after a pause whenever either is lost.
@@ -26,7 +28,8 @@ class Session:
     For the loop's thread alone. With a channel come new delivery tags and no consumers: on_open gets
     each new channel and sets up everything, on_lost (once for each attempt that failed or ended, but
     not for close) gives up what belonged to it. on_failed gets an error of ours that was raised while frames
-    were read, which pika would take for a lost connection: it must end the process.
+    were read, which pika would take for a lost connection: it must end the process. read_frames: read them
+    ourselves, by pika's private parts.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Session:
         on_open: Callable[[Any], None],
         on_lost: Callable[[str], None],
         on_failed: Callable[[BaseException], None],
+        read_frames: bool = True,
     ) -> None:
         self.channel: Any = None
         self._loop = loop
@@ -46,7 +50,8 @@ class Session:
         self._on_open = on_open
         self._on_lost = on_lost
         self._on_failed = on_failed
-        self._connection: Connection | None = None
+        self._connection_class = Connection if read_frames else PlainConnection
+        self._connection: AnyConnection | None = None
         self._timer: Any = None
         self._closing = False
         self._lost = False
@@ -60,7 +65,7 @@ class Session:
         """Begin to connect; the rest happens in the loop."""
         self._timer = None
         self._lost = False
-        self._connection = Connection(
+        self._connection = self._connection_class(
             self._parameters,
             on_failed=self._on_failed,
             on_open_callback=self._connected,
@@ -70,7 +75,7 @@ class Session:
         )
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> AnyConnection:
         """The connection of the open channel."""
         if self._connection is None:
             raise BrokerUnavailable
@@ -90,7 +95,7 @@ class Session:
                 on_consuming()
 
         channel.basic_qos(prefetch_count=prefetch)
-        consumer_tag = channel.basic_consume(queue, _unused, callback=consuming)
+        consumer_tag = channel.basic_consume(queue, self.connection.deliver, callback=consuming)
         self.connection.receivers[channel.channel_number, consumer_tag.encode()] = receiver
 
     def stop_consuming(self) -> None:
@@ -153,10 +158,6 @@ class Session:
         if not (self._lost or self._closing):
             self._lost = True
             self._on_lost(reason)
-
-
-def _unused(*_: Any) -> None:
-    """Take a delivery from pika: none comes this way, see Connection."""
 
 
 def _in_words(error: BaseException) -> str:

@@ -115,6 +115,12 @@ class IngestorSettings(LogSettings, DatabaseSettings, BrokerSettings):
         "longest wait before a batch is written",
         default="200ms",
     )
+    read_frames: bool = setting(
+        "RABBITMQ_READ_FRAMES",
+        SWITCH,
+        "read AMQP frames in place of pika; without, slower, and a body of any size is held in memory",
+        default="true",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

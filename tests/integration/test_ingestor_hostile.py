@@ -167,6 +167,11 @@ def account(ingestion: Ingestion) -> Account:
     return Account(ingestion, ingestion.start())
 
 
+@pytest.fixture
+def plain_account(ingestion: Ingestion) -> Account:
+    return Account(ingestion, ingestion.start(RABBITMQ_READ_FRAMES="false"))
+
+
 def all_cases(seed: int) -> Iterator[Message]:
     """Each kind of hostile properties on a good event and on bad ones, in one frame, in several, in none."""
     for number, (what, values) in enumerate(HOSTILE.items()):
@@ -180,7 +185,9 @@ def all_cases(seed: int) -> Iterator[Message]:
         yield Message(b"", encoded, b"", False)
 
 
-def test_messages_count_whatever_stands_beside_their_bodies(account: Account) -> None:
+@pytest.mark.parametrize("way", ["account", "plain_account"], ids=["frames read", "all by pika"])
+def test_messages_count_whatever_stands_beside_their_bodies(request: pytest.FixtureRequest, way: str) -> None:
+    account: Account = request.getfixturevalue(way)
     messages = list(all_cases(seed=100))
     account.publish(messages)
     assert account.good.total() + account.bad.total() == len(messages), "RabbitMQ refused one"
