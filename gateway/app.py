@@ -5,19 +5,20 @@ from typing import Any
 import falcon
 from prometheus_client import CollectorRegistry
 
-from gateway import problems
-from gateway.access import Access
-from gateway.correlation import Correlation
-from gateway.events import ValidateResource
-from gateway.exports import DownloadResource, ExportResource, ExportsResource
-from gateway.freshness import FreshnessReader, FreshnessResource
-from gateway.freshness_cache import FreshnessCache
-from gateway.incidents import IncidentExporter, IncidentsResource
-from gateway.reads import Reads
-from gateway.reliability import ReliabilityResource
-from gateway.slots import Slots
-from gateway.status import HealthResource, MetricsResource, OpenApiResource, ReadyResource
-from gateway.usage import UsageResource
+from gateway.access.middleware import Access
+from gateway.database import GatewayDatabase
+from gateway.http import problems
+from gateway.http.correlation import Correlation
+from gateway.http.slots import Slots
+from gateway.incidents import IncidentExporter
+from gateway.resources.events import ValidateResource
+from gateway.resources.exports import DownloadResource, ExportResource, ExportsResource
+from gateway.resources.freshness import FreshnessReader, FreshnessResource
+from gateway.resources.freshness_cache import FreshnessCache
+from gateway.resources.incidents import IncidentsResource
+from gateway.resources.reliability import ReliabilityResource
+from gateway.resources.status import HealthResource, MetricsResource, OpenApiResource, ReadyResource
+from gateway.resources.usage import UsageResource
 from shared.clock import Clock, utc_now
 from shared.metrics import GatewayMetrics
 from shared.s3 import ObjectStore
@@ -35,35 +36,35 @@ class Application(falcon.App[Any, Any]):
     def __init__(self, correlation: Correlation, access: Access) -> None:
         super().__init__(middleware=[correlation, access])
         self.correlation = correlation
-        """Counts also what the server refuses by itself (gateway/server.py)."""
+        """Counts also what the server refuses by itself (gateway/http/worker.py)."""
 
 
 def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application:
     """Return the application. Connects to nothing yet."""
     metrics = GatewayMetrics(CollectorRegistry())
-    reads = Reads(settings.database_url, metrics)
+    database = GatewayDatabase(settings.database_url, metrics)
     cache = FreshnessCache(settings.redis_url, settings.freshness_cache_ttl, metrics)
-    freshness = FreshnessReader(reads, cache, clock)
+    freshness = FreshnessReader(database, cache, clock)
     large = Slots("large answers", max_by_subject=1, max_by_org=1, max_in_all=2)
     streams = Slots("incident exports", max_by_subject=2, max_by_org=2, max_in_all=MAX_STREAMS)
     compat = settings.org_binding == "compat"
-    access = Access(reads, enabled=settings.enable_rbac, compat=compat)
+    access = Access(database, enabled=settings.enable_rbac, compat=compat)
     app = Application(Correlation(metrics), access)
     # No body but JSON that a resource reads itself: form parsing is for browsers.
     app.req_options.media_handlers.clear()
     app.req_options.strip_url_path_trailing_slash = False
     problems.install(app)
     routes: dict[str, Any] = {
-        f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(reads, freshness, large),
-        f"{PREFIX}/orgs/{{org_id}}/reliability": ReliabilityResource(reads, large),
+        f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(database, freshness, large),
+        f"{PREFIX}/orgs/{{org_id}}/reliability": ReliabilityResource(database, large),
         f"{PREFIX}/orgs/{{org_id}}/freshness": FreshnessResource(freshness),
         f"{PREFIX}/orgs/{{org_id}}/incidents/export": IncidentsResource(
             IncidentExporter.of(settings.database_url, connections=MAX_STREAMS), streams
         ),
-        f"{PREFIX}/orgs/{{org_id}}/exports": ExportsResource(reads),
-        f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}": ExportResource(reads),
+        f"{PREFIX}/orgs/{{org_id}}/exports": ExportsResource(database),
+        f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}": ExportResource(database),
         f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}/download": DownloadResource(
-            reads, ObjectStore(settings), settings.signed_url_ttl, clock
+            database, ObjectStore(settings), settings.signed_url_ttl, clock
         ),
         f"{PREFIX}/events/validate": ValidateResource(clock),
         f"{PREFIX}/status/healthz": HealthResource(),

@@ -33,13 +33,13 @@ def _make_metrics_folder() -> Path:
 _metrics_folder = _make_metrics_folder()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder)
 
-from gateway import server  # noqa: E402  prometheus_client comes with it
+from gateway.http import worker  # noqa: E402  prometheus_client comes with it
 from shared import process_metrics  # noqa: E402, F401  before the fork: its workers tell start times alike
 from shared.logs import configure_logs, log_start  # noqa: E402
 
 bind = f"0.0.0.0:{_settings.http_port}"
 workers = _settings.workers
-worker_class = server.Worker
+worker_class = worker.Worker
 threads = 32
 timeout = 60
 graceful_timeout = 25
@@ -53,9 +53,9 @@ control_socket_disable = True
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
 os.environ.pop("SCRIPT_NAME", None)
-pre_request = server.prepare_request
+pre_request = worker.prepare_request
 # gunicorn's own messages take the way of ours.
-logger_class = server.ServerLog
+logger_class = worker.ServerLog
 logconfig_dict = {
     "root": {"level": "INFO", "handlers": []},
     "loggers": {"gunicorn.error": {"handlers": [], "propagate": True}},
@@ -66,14 +66,14 @@ def on_starting(_arbiter: Any) -> None:
     """Say with which settings the gateway starts."""
     log = configure_logs(_settings, "gateway")
     log_start(log, _settings, os.environ)
-    logging.getLogger("gunicorn.error").addFilter(server.is_no_silent_client)
+    logging.getLogger("gunicorn.error").addFilter(worker.is_no_silent_client)
 
 
-def child_exit(_arbiter: Any, worker: Any) -> None:
+def child_exit(_arbiter: Any, child: Any) -> None:
     """Forget a dead worker's gauges; its counters stay, so that sums never fall."""
     from prometheus_client import multiprocess  # noqa: PLC0415  only with the folder set
 
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
+    multiprocess.mark_process_dead(child.pid)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
 
 
 def on_exit(_arbiter: Any) -> None:

@@ -4,7 +4,7 @@ import pytest
 from psycopg2.extensions import connection
 
 from deploy.local.traffic import org
-from gateway.usage import UsageResource
+from gateway.resources.usage import UsageResource
 from tests.support.gateway_app import (
     ADMIN,
     OWNER,

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
 from deploy.local.traffic import Router, org
-from gateway import reads
+from gateway import database as gateway_database
 from shared.metrics import GatewayMetrics
 from shared.statements import load_statements
 from tests.support.fleet import free_port
@@ -156,7 +156,7 @@ def test_postgresql_that_is_down_is_a_503_and_the_first_request_after_is_answere
 def test_postgresql_that_is_silent_is_a_503_after_one_limit_not_two(
     environ: dict[str, str], to_database: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "_LIMIT_SECONDS", 1.5)
+    monkeypatch.setattr(gateway_database, "_LIMIT_SECONDS", 1.5)
     gateway = Gateway(environ)
     assert ask(gateway).status_code == 200
     to_database.mode = "blackhole"
@@ -179,15 +179,15 @@ def test_more_requests_than_connections_wait_a_bounded_time_for_one(
     holder.cursor().execute("LOCK TABLE analytics.hourly_rollups")
     release = threading.Timer(3, holder.rollback)
     release.start()
-    answers = at_once(gateway, reads.POOL_SIZE + 2)
+    answers = at_once(gateway, gateway_database.POOL_SIZE + 2)
     release.join()
     holder.close()
-    assert sorted(answer.status_code for answer in answers) == [200] * reads.POOL_SIZE + [503] * 2
+    assert sorted(answer.status_code for answer in answers) == [200] * gateway_database.POOL_SIZE + [503] * 2
     refused = [answer for answer in answers if answer.status_code == 503]
     for answer in refused:
         assert_problem(answer, 503)
         assert answer.headers["retry-after"]
-    assert {answer.status_code for answer in at_once(gateway, reads.POOL_SIZE)} == {200}
+    assert {answer.status_code for answer in at_once(gateway, gateway_database.POOL_SIZE)} == {200}
 
 
 def test_after_a_restart_of_postgresql_no_request_meets_a_dead_connection(
@@ -200,15 +200,15 @@ def test_after_a_restart_of_postgresql_no_request_meets_a_dead_connection(
         held.cursor().execute("LOCK TABLE analytics.hourly_rollups")
         release = threading.Timer(0.5, held.rollback)
         release.start()
-        answers = at_once(gateway, reads.POOL_SIZE)
+        answers = at_once(gateway, gateway_database.POOL_SIZE)
         release.join()
-        assert [answer.status_code for answer in answers] == [200] * reads.POOL_SIZE
+        assert [answer.status_code for answer in answers] == [200] * gateway_database.POOL_SIZE
         with owner.cursor() as cur:
             cur.execute(
                 "SELECT count(pg_terminate_backend(pid, 2000)) FROM pg_stat_activity"
                 " WHERE usename = 'gateway' AND datname = current_database()"
             )
-            assert cur.fetchone() == (reads.POOL_SIZE,)
+            assert cur.fetchone() == (gateway_database.POOL_SIZE,)
     held.close()
 
 
@@ -229,7 +229,9 @@ def test_no_request_fails_over_a_short_restart_that_refuses_connections(
 def test_a_row_is_written_once_over_a_connection_that_had_died(
     owner: connection, environ: dict[str, str]
 ) -> None:
-    writer = reads.Reads(environ["GATEWAY_DATABASE_URL"], GatewayMetrics(CollectorRegistry()))
+    writer = gateway_database.GatewayDatabase(
+        environ["GATEWAY_DATABASE_URL"], GatewayMetrics(CollectorRegistry())
+    )
     names = ("actor_subject", "actor_roles", "actor_orgs", "method", "path", "request_id")
     row = {"org_id": org(0), "decision": "cross-org", **dict.fromkeys(names, "x")}
     statement = load_statements("audit.sql")["write"]

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from gateway.app import MAX_STREAMS
-from gateway.reads import POOL_SIZE
+from gateway.database import POOL_SIZE
 from ingestor.writer import WRITERS
 
 ROOT = Path(__file__).resolve().parents[2]

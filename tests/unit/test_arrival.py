@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.arrival import MAX_BODY_BYTES, Arrival
+from gateway.http.arrival import MAX_BODY_BYTES, Arrival
 
 GET = b"GET /x HTTP/1.1\r\nHost: y\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: y\r\n"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.authorize import USAGE_READ, Actor, Decision, decide, read_actor
-from gateway.problems import Problem
+from gateway.access.authorize import USAGE_READ, Actor, Decision, decide, read_actor
+from gateway.http.problems import Problem
 
 ORG = "0a11ce00-0000-4000-8000-00000000000a"
 OTHER = "0a11ce00-0000-4000-8000-00000000000b"

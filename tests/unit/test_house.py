@@ -18,7 +18,7 @@ SERVICES = ("gateway", "ingestor", "rollup_worker", "export_worker")
 BORDERS = {
     "psycopg2": {"shared/postgres.py"},
     "pika": {f"shared/rabbitmq/{name}.py" for name in ("connection", "properties", "session", "url")},
-    "redis": {"gateway/freshness_cache.py"},
+    "redis": {"gateway/resources/freshness_cache.py"},
     "minio": {"shared/s3.py"},
 }
 

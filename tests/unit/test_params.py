@@ -5,8 +5,8 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from gateway.params import LONGEST, Params, Window, org_id
-from gateway.problems import Problem
+from gateway.http.params import LONGEST, Params, Window, org_id
+from gateway.http.problems import Problem
 
 KNOWN = ("start", "end", "granularity", "modelId")
 START = datetime(2026, 11, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import pytest
 
-from gateway.problems import Fault, Problem
+from gateway.http.problems import Fault, Problem
 
 
 @pytest.mark.parametrize(

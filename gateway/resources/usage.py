@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 import falcon
 import msgspec
 
-from gateway.answers import send
-from gateway.authorize import USAGE_READ
-from gateway.freshness import FreshnessReader
-from gateway.params import Params
-from gateway.reads import Reads
-from gateway.sizes import MAX_LIGHT_POINTS, MAX_POINTS, is_light, refuse_larger
-from gateway.slots import Slots
+from gateway.access.authorize import USAGE_READ
+from gateway.database import GatewayDatabase
+from gateway.http.answers import send
+from gateway.http.params import Params
+from gateway.http.sizes import MAX_LIGHT_POINTS, MAX_POINTS, is_light, refuse_larger
+from gateway.http.slots import Slots
+from gateway.resources.freshness import FreshnessReader
 from shared.buckets import rfc3339
 from shared.statements import load_statements
 
@@ -26,8 +26,8 @@ class UsageResource:
 
     NEEDS: ClassVar = {"GET": USAGE_READ}
 
-    def __init__(self, reads: Reads, freshness: FreshnessReader, large: Slots) -> None:
-        self._reads = reads
+    def __init__(self, database: GatewayDatabase, freshness: FreshnessReader, large: Slots) -> None:
+        self._database = database
         self._freshness = freshness
         self._large = large
 
@@ -40,13 +40,17 @@ class UsageResource:
         freshness = self._freshness.summary(org_id)
         parameters = {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id}
         with ExitStack() as opened:
-            [row] = self._reads.rows(_SQL[window.granularity], {**parameters, "max_points": MAX_LIGHT_POINTS})
+            [row] = self._database.rows(
+                _SQL[window.granularity], {**parameters, "max_points": MAX_LIGHT_POINTS}
+            )
             held = None
             if not is_light(points=row[0]):
                 held = opened
                 refuse_larger(window, model_id, points=row[0])
                 opened.enter_context(self._large.slot(req))
-                [row] = self._reads.rows(_SQL[window.granularity], {**parameters, "max_points": MAX_POINTS})
+                [row] = self._database.rows(
+                    _SQL[window.granularity], {**parameters, "max_points": MAX_POINTS}
+                )
                 refuse_larger(window, model_id, points=row[0])
             _, points, *sums = row
             answer: dict[str, Any] = {

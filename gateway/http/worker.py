@@ -35,10 +35,10 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from gateway.access import REPEATED_HEADERS
+from gateway.access.middleware import REPEATED_HEADERS
 from gateway.app import Application
-from gateway.arrival import MIN_BYTES_PER_SECOND, Arrival, Refusal
-from gateway.problems import Problem
+from gateway.http.arrival import MIN_BYTES_PER_SECOND, Arrival, Refusal
+from gateway.http.problems import Problem
 
 MAX_WRITE_DELAY_SECONDS = 10.0
 """The whole time that an answer may wait for its reader is this and its size at MIN_BYTES_PER_SECOND."""

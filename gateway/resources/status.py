@@ -12,8 +12,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway.answers import has
-from gateway.authorize import PUBLIC
+from gateway.access.authorize import PUBLIC
+from gateway.http.answers import has
 from shared.errors import AnalyticsError, SchemaOutdated
 from shared.exposition import exposition
 from shared.metrics import GatewayMetrics
@@ -92,7 +92,7 @@ class OpenApiResource:
     NEEDS: ClassVar = {"GET": PUBLIC}
 
     def __init__(self) -> None:
-        document = yaml.safe_load((Path(__file__).parent / "openapi.yaml").read_text(encoding="utf-8"))
+        document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
         document["info"]["version"] = VERSION
         self._body = msgspec.json.encode(document)
         self._etag = hashlib.blake2b(self._body, digest_size=16).hexdigest()

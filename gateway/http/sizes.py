@@ -1,7 +1,7 @@
 """How large an answer may be; what is larger is refused with the sizes that are possible."""
 
-from gateway.params import Window
-from gateway.problems import Fault, Problem
+from gateway.http.params import Window
+from gateway.http.problems import Fault, Problem
 
 MAX_POINTS = 200_000
 """Points of a series in one answer."""

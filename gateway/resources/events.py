@@ -4,10 +4,10 @@ from typing import ClassVar
 
 import falcon
 
-from gateway.authorize import ANY_ACTOR
-from gateway.bodies import read_body
-from gateway.params import Params
-from gateway.problems import Fault, Problem
+from gateway.access.authorize import ANY_ACTOR
+from gateway.http.bodies import read_body
+from gateway.http.params import Params
+from gateway.http.problems import Fault, Problem
 from shared.clock import Clock
 from shared.usage_event.decode import decode_event, split_message
 from shared.usage_event.schema import MAX_MESSAGE_BYTES, InvalidEvent

@@ -5,7 +5,7 @@ from typing import Any
 
 import falcon
 
-from gateway.problems import Fault, Problem
+from gateway.http.problems import Fault, Problem
 
 
 def read_body(req: falcon.Request, *, max_bytes: int) -> bytes:

@@ -97,7 +97,7 @@ def install(app: falcon.App[Any, Any]) -> None:
     app.add_error_handler(Exception, _unexpected)
     app.add_error_handler(falcon.HTTPError, _http_error)
     app.add_error_handler(DependencyError, _dependency_error)
-    app.add_error_handler(BlockingIOError, _slow_client)  # a read past SO_RCVTIMEO, see server.py
+    app.add_error_handler(BlockingIOError, _slow_client)  # a read past SO_RCVTIMEO, see worker.py
     for broken in (ParseException, NoMoreData, ConnectionError):
         app.add_error_handler(broken, _broken_body)
     app.add_error_handler(Problem, _problem)
@@ -109,7 +109,7 @@ def _write(req: falcon.Request, resp: falcon.Response, problem: Problem) -> None
     resp.status = problem.status
     resp.content_type = "application/problem+json"
     if resp.stream is not None:
-        resp.stream.close()  # type: ignore[union-attr]  # ours has close(), see incidents.py
+        resp.stream.close()  # type: ignore[union-attr]  # ours has close(), see gateway/incidents/export.py
         resp.stream = None
     resp.text = None
     resp.data = problem.body(req.path)

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Protocol
 
 import falcon
 
-from gateway.authorize import (
+from gateway.access.audit import is_audited, write_audit_row
+from gateway.access.authorize import (
     ACTOR_HEADERS,
     ANY_ACTOR,
     NOBODY,
@@ -20,17 +21,12 @@ from gateway.authorize import (
     decide,
     read_actor,
 )
-from gateway.params import org_id
-from gateway.problems import Fault, Problem
-from gateway.reads import Reads
-from shared.postgres import Cursor
-from shared.statements import load_statements
+from gateway.database import GatewayDatabase
+from gateway.http.params import org_id
+from gateway.http.problems import Fault, Problem
 
 REPEATED_HEADERS = "X-Analytics-Repeated"
-"""The server's own header that names headers which arrived twice (gateway/server.py)."""
-
-_AUDITED = {Decision.CROSS_ORG, Decision.UNBOUND}
-_SQL = load_statements("audit.sql")
+"""The server's own header that names headers which arrived twice (gateway/http/worker.py)."""
 
 
 def refuse_repeated(req: falcon.Request, *names: str) -> None:
@@ -39,30 +35,6 @@ def refuse_repeated(req: falcon.Request, *names: str) -> None:
     repeated = [name for name in names if name.upper() in seen_twice]
     if repeated:
         raise Problem.invalid([Fault(field=name, reason="is given more than once") for name in repeated])
-
-
-def write_audit_row(cur: Cursor, req: falcon.Request) -> None:
-    """Write the audit row of a request that needs one, in the transaction of what it does."""
-    if not _is_audited(req):
-        return
-    _, roles, orgs = map(req.get_header, ACTOR_HEADERS)
-    cur.execute(
-        _SQL["write"],
-        {
-            "org_id": req.context.org_id,
-            "decision": req.context.decision.value,
-            "actor_subject": req.context.subject,
-            "actor_roles": roles,
-            "actor_orgs": orgs or "",
-            "method": req.method,
-            "path": req.path,
-            "request_id": req.context.request_id,
-        },
-    )
-
-
-def _is_audited(req: falcon.Request) -> bool:
-    return getattr(req.context, "decision", None) in _AUDITED
 
 
 class Resource(Protocol):
@@ -74,8 +46,8 @@ class Resource(Protocol):
 class Access:
     """Decides on every request that found its resource."""
 
-    def __init__(self, reads: Reads, *, enabled: bool, compat: bool) -> None:
-        self._reads = reads
+    def __init__(self, database: GatewayDatabase, *, enabled: bool, compat: bool) -> None:
+        self._database = database
         self._enabled = enabled
         self._compat = compat
 
@@ -103,5 +75,5 @@ class Access:
         self, req: falcon.Request, resp: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
         """Write the audit row of an answer that shows another organisation's data, unless it is written."""
-        if resp.status_code < 400 and _is_audited(req) and not getattr(req.context, "audited", False):
-            self._reads.transaction(partial(write_audit_row, req=req))
+        if resp.status_code < 400 and is_audited(req) and not getattr(req.context, "audited", False):
+            self._database.transaction(partial(write_audit_row, req=req))

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import falcon
 import msgspec
 
-from gateway.answers import encode, send
-from gateway.authorize import RELIABILITY_READ
-from gateway.params import Params
-from gateway.reads import Reads
-from gateway.sizes import is_light, refuse_larger
-from gateway.slots import Slots
+from gateway.access.authorize import RELIABILITY_READ
+from gateway.database import GatewayDatabase
+from gateway.http.answers import encode, send
+from gateway.http.params import Params
+from gateway.http.sizes import is_light, refuse_larger
+from gateway.http.slots import Slots
 from shared.buckets import rfc3339
 from shared.latency_histogram import PERCENTILES, add, percentiles_ms
 from shared.postgres import Cursor
@@ -36,8 +36,8 @@ class ReliabilityResource:
 
     NEEDS: ClassVar = {"GET": RELIABILITY_READ}
 
-    def __init__(self, reads: Reads, large: Slots) -> None:
-        self._reads = reads
+    def __init__(self, database: GatewayDatabase, large: Slots) -> None:
+        self._database = database
         self._large = large
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
@@ -57,7 +57,7 @@ class ReliabilityResource:
         answer |= {"percentile": percentile} if percentile else {}
         with ExitStack() as opened:
             held = None
-            [(points, bins)] = self._reads.rows(_SQL[f"size_{window.granularity}"], parameters)
+            [(points, bins)] = self._database.rows(_SQL[f"size_{window.granularity}"], parameters)
             refuse_larger(window, model_id, points=points, bins=bins)
             if not is_light(points=points, bins=bins):
                 held = opened
@@ -68,7 +68,7 @@ class ReliabilityResource:
                 cur.execute(_SQL[f"error_codes_{window.granularity}"], parameters)
                 return _series(cur, percentile)
 
-            series, totals = self._reads.snapshot(read, time_limit_seconds=_LIMIT_SECONDS)
+            series, totals = self._database.snapshot(read, time_limit_seconds=_LIMIT_SECONDS)
             send(req, resp, answer | {"series": series, "totals": totals}, held)
 
 

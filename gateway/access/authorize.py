@@ -6,14 +6,14 @@ The rules, first match wins:
 3. a plain `analytics:...` role, and the organisation is in X-Actor-Orgs.
 4. a plain role without X-Actor-Orgs: refused under ORG_BINDING=strict, unbound under compat.
 5. anything else is refused.
-Cross-org and unbound reads are written to the audit log before they are answered (gateway/access.py).
+Cross-org and unbound reads are written to the audit log before they are answered (audit.py).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.problems import Fault, Problem
+from gateway.http.problems import Fault, Problem
 from shared.usage_event.text import uuid_text
 
 PUBLIC = "public"

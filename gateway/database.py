@@ -23,7 +23,7 @@ POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
 
 
-class Reads:
+class GatewayDatabase:
     """Statements of the gateway, for any thread."""
 
     def __init__(self, database_url: str, metrics: GatewayMetrics) -> None:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import falcon
 
-from gateway.authorize import Decision
-from gateway.problems import Problem
+from gateway.access.authorize import Decision
+from gateway.http.problems import Problem
 
 RETRY_AFTER_SECONDS = 5
 

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, TypeVar
 import falcon
 import msgspec
 
-from gateway.answers import send, zulu
-from gateway.authorize import USAGE_READ
-from gateway.freshness_cache import FreshnessCache
-from gateway.params import Params
-from gateway.reads import Reads
+from gateway.access.authorize import USAGE_READ
+from gateway.database import GatewayDatabase
+from gateway.http.answers import send, zulu
+from gateway.http.params import Params
+from gateway.resources.freshness_cache import FreshnessCache
 from shared.buckets import rfc3339
 from shared.clock import Clock
 from shared.postgres import Cursor
@@ -64,10 +64,10 @@ class Freshness(msgspec.Struct, rename="camel"):
 
 
 class FreshnessReader:
-    """Reads freshness from the cache or the database, at most as old as the cache allows."""
+    """GatewayDatabase freshness from the cache or the database, at most as old as the cache allows."""
 
-    def __init__(self, reads: Reads, cache: FreshnessCache, clock: Clock) -> None:
-        self._reads = reads
+    def __init__(self, database: GatewayDatabase, cache: FreshnessCache, clock: Clock) -> None:
+        self._database = database
         self._cache = cache
         self._clock = clock
 
@@ -94,7 +94,7 @@ class FreshnessReader:
         return found
 
     def _summed_up(self, org_id: str) -> Summary:
-        [row] = self._reads.rows(_SQL["summary_of_org"], {"org_id": org_id, "as_of": self._clock()})
+        [row] = self._database.rows(_SQL["summary_of_org"], {"org_id": org_id, "as_of": self._clock()})
         return _summary(org_id, row)
 
     def _by_model(self, org_id: str) -> Freshness:
@@ -107,7 +107,7 @@ class FreshnessReader:
             cur.execute(_SQL["entries_of_org"], parameters)
             return _summary(org_id, summed_up), cur.fetchall()
 
-        summary, rows = self._reads.snapshot(read)
+        summary, rows = self._database.snapshot(read)
         return Freshness(
             org_id=org_id,
             status=summary.status,

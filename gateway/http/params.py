@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import unquote_plus
 
-from gateway.problems import Fault, Problem
+from gateway.http.problems import Fault, Problem
 from shared.buckets import GRAINS, widen
 from shared.usage_event.text import instant, org_id_text
 

@@ -36,7 +36,7 @@ class Correlation:
         if not hasattr(req.context, "request_id"):  # falcon refuses some methods before any middleware
             self._begin(req)
         if req.method == "HEAD" and resp.stream is not None:
-            resp.stream.close()  # type: ignore[union-attr]  # ours has close(), see incidents.py
+            resp.stream.close()  # type: ignore[union-attr]  # ours has close(), see gateway/incidents/export.py
             resp.stream = iter(())
         resp.set_header("X-Request-ID", req.context.request_id)
         seconds = time.monotonic() - req.context.began

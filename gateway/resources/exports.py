@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import falcon
 
-from gateway.access import refuse_repeated, write_audit_row
-from gateway.answers import encode, send, zulu
-from gateway.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
-from gateway.bodies import read_object
-from gateway.params import Params
-from gateway.problems import Fault, Problem
-from gateway.reads import Reads
+from gateway.access.audit import write_audit_row
+from gateway.access.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
+from gateway.access.middleware import refuse_repeated
+from gateway.database import GatewayDatabase
+from gateway.http.answers import encode, send, zulu
+from gateway.http.bodies import read_object
+from gateway.http.params import Params
+from gateway.http.problems import Fault, Problem
 from shared.buckets import rfc3339, widen
 from shared.clock import Clock
 from shared.postgres import Cursor
@@ -46,15 +47,15 @@ class ExportsResource:
 
     NEEDS: ClassVar = {"POST": EXPORTS_CREATE, "GET": EXPORTS_READ}
 
-    def __init__(self, reads: Reads) -> None:
-        self._reads = reads
+    def __init__(self, database: GatewayDatabase) -> None:
+        self._database = database
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Create a job, or find the one that the same Idempotency-Key created."""
         Params(req.query_string).check()
         wanted = _wanted(req)
         wanted |= {"org_id": org_id, "requested_by": req.context.subject}
-        job = self._reads.transaction(partial(_create, wanted=wanted, req=req))
+        job = self._database.transaction(partial(_create, wanted=wanted, req=req))
         req.context.audited = True
         resp.status = 202
         resp.location = f"{req.path}/{job['job_id']}"
@@ -68,7 +69,7 @@ class ExportsResource:
         limit = params.whole_number("limit", low=1, high=200, default=50)
         created_at, job_id = _read_cursor(params)
         params.check()
-        rows = self._reads.rows(
+        rows = self._database.rows(
             _SQL["list_jobs"],
             {
                 "org_id": org_id,
@@ -88,13 +89,13 @@ class ExportResource:
 
     NEEDS: ClassVar = {"GET": EXPORTS_READ}
 
-    def __init__(self, reads: Reads) -> None:
-        self._reads = reads
+    def __init__(self, database: GatewayDatabase) -> None:
+        self._database = database
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str, job_id: str) -> None:
         """Answer with the job."""
         Params(req.query_string).check()
-        send(req, resp, _shown(_find(self._reads, org_id, job_id)))
+        send(req, resp, _shown(_find(self._database, org_id, job_id)))
 
 
 class DownloadResource:
@@ -102,8 +103,10 @@ class DownloadResource:
 
     NEEDS: ClassVar = {"GET": EXPORTS_DOWNLOAD}
 
-    def __init__(self, reads: Reads, store: ObjectStore, link_life: timedelta, clock: Clock) -> None:
-        self._reads = reads
+    def __init__(
+        self, database: GatewayDatabase, store: ObjectStore, link_life: timedelta, clock: Clock
+    ) -> None:
+        self._database = database
         self._store = store
         self._link_life = link_life
         self._clock = clock
@@ -111,7 +114,7 @@ class DownloadResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str, job_id: str) -> None:
         """Redirect to a link that lives no longer than the job."""
         Params(req.query_string).check()
-        job = _find(self._reads, org_id, job_id)
+        job = _find(self._database, org_id, job_id)
         left = job["expires_at"] - self._clock() if job["expires_at"] else timedelta()
         if job["status"] == "expired" or (job["status"] == "succeeded" and left < timedelta(seconds=1)):
             raise Problem(410, "The export has expired; create it again.", slug="export-expired")
@@ -146,10 +149,10 @@ def _first(cur: Cursor, statement: str, parameters: dict[str, Any]) -> tuple[Any
     return cur.fetchone()
 
 
-def _find(reads: Reads, org_id: str, job_id: str) -> Job:
+def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Job:
     """Return an organisation's job. What is another's, or malformed, was never there."""
     try:
-        rows = reads.rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid_text(job_id)})
+        rows = database.rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid_text(job_id)})
     except ValueError:
         rows = []
     if not rows:
