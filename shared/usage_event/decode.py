@@ -91,7 +91,7 @@ def split_message(body: bytes) -> list[bytes]:
     try:
         elements = _decode_elements(body)
     except (msgspec.DecodeError, RecursionError):
-        elements = cut(body)  # decode_event finds which of them are no JSON
+        elements = cut(body, MAX_BATCH_EVENTS)  # decode_event finds which of them are no JSON
     if not elements:
         raise InvalidEvent.of(Reason.EMPTY_BATCH, "the array has no events")
     if len(elements) > MAX_BATCH_EVENTS:

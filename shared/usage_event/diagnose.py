@@ -68,11 +68,12 @@ def text_fault(field: str, raw: bytes) -> Fault | None:
     return None
 
 
-def cut(text: bytes) -> list[bytes]:
+def cut(text: bytes, max_pieces: int | None = None) -> list[bytes]:
     """Cut a JSON array or object at its own commas, whatever its elements or members are.
 
     Each is yet to be judged, so one that is no JSON does not hide the others. Raises InvalidEvent when
-    the brackets do not close at the text's end, or there is nothing before or after a comma.
+    the brackets do not close at the text's end, there is nothing before or after a comma, or as soon as there
+    are more than max_pieces.
     """
     depth = 0
     edges: list[int] = []
@@ -84,6 +85,9 @@ def cut(text: bytes) -> list[bytes]:
             depth -= 1
         if depth == 0 or (depth == 1 and (first == ord(",") or not edges)):
             edges.append(mark.start())
+            if max_pieces is not None and len(edges) > max_pieces + 1:
+                detail = f"the array has more than {max_pieces} events"
+                raise InvalidEvent.of(Reason.BATCH_TOO_LARGE, detail)
         if depth == 0:
             break
     outer = bytes(text[edge] for edge in (*edges[:1], *edges[-1:]))

@@ -334,6 +334,7 @@ def test_an_element_that_is_no_event_harms_no_other_of_its_batch(bad: bytes) -> 
         (b'{"a":"' + b"x" * 2**20 + b'"}', "message-too-large"),
         (b"[" + b",".join([b"{}"] * 1_001) + b"]", "batch-too-large"),
         (b"[NaN," + b",".join([b"{}"] * 1_000) + b"]", "batch-too-large"),
+        (b"[" + b"," * 2_000 + b"]", "batch-too-large"),
         (b" [ ] ", "empty-batch"),
         (b"", "invalid-json"),
         (b"[", "invalid-json"),
