@@ -15,7 +15,7 @@ encode = msgspec.json.Encoder(enc_hook=str).encode
 """Writes JSON; what JSON has no type for is written as its text."""
 
 
-def zulu(instant: datetime | None) -> str | None:
+def rfc3339_or_none(instant: datetime | None) -> str | None:
     """Return an instant in RFC 3339 with `Z`, None for None."""
     return None if instant is None else rfc3339(instant)
 

@@ -10,10 +10,10 @@ from gateway.http.problems import Fault, Problem
 from shared.buckets import GRAINS, widen
 from shared.usage_event.text import instant, org_id_text
 
-LONGEST = {"minute": timedelta(hours=6), "hour": timedelta(days=92), "day": timedelta(days=400)}
+MAX_WINDOWS = {"minute": timedelta(hours=6), "hour": timedelta(days=92), "day": timedelta(days=400)}
 """The longest window of each granularity."""
 
-_MOST_PARAMETERS = 100
+_MAX_PARAMETERS = 100
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -33,8 +33,8 @@ class Params:
         self._values: dict[str, str] = {}
         self._faults: list[Fault] = []
         pairs = [pair.partition("=") for pair in query_string.split("&") if pair]
-        if len(pairs) > _MOST_PARAMETERS:
-            raise Problem.invalid([Fault(field="", reason=f"more than {_MOST_PARAMETERS} parameters")])
+        if len(pairs) > _MAX_PARAMETERS:
+            raise Problem.invalid([Fault(field="", reason=f"more than {_MAX_PARAMETERS} parameters")])
         for raw_name, _, raw_value in pairs:
             name = raw_name[:100]
             try:
@@ -66,11 +66,11 @@ class Params:
         if self._faults:
             raise Problem.invalid(self._faults)
 
-    def text(self, name: str, *, most: int) -> str | None:
-        """Return a text of 1 to `most` characters, None when absent."""
+    def text(self, name: str, *, max_length: int) -> str | None:
+        """Return a text of 1 to `max_length` characters, None when absent."""
         value = self._values.get(name)
-        if value is not None and (not 1 <= len(value) <= most or "\0" in value):
-            self.fault(name, f"must be 1 to {most} characters without NUL")
+        if value is not None and (not 1 <= len(value) <= max_length or "\0" in value):
+            self.fault(name, f"must be 1 to {max_length} characters without NUL")
         return value
 
     def choice(self, name: str, choices: Mapping[str, object] | tuple[str, ...]) -> str | None:
@@ -81,13 +81,15 @@ class Params:
             return None
         return value
 
-    def whole_number(self, name: str, *, low: int, high: int, default: int) -> int:
-        """Return a whole number from low to high."""
+    def whole_number(self, name: str, *, min_value: int, max_value: int, default: int) -> int:
+        """Return a whole number from min_value to max_value."""
         value = self._values.get(name)
         if value is None:
             return default
-        if not (value.isascii() and value.isdigit() and len(value) <= 12 and low <= int(value) <= high):
-            self.fault(name, f"must be a whole number from {low} to {high}")
+        if not (
+            value.isascii() and value.isdigit() and len(value) <= 12 and min_value <= int(value) <= max_value
+        ):
+            self.fault(name, f"must be a whole number from {min_value} to {max_value}")
             return default
         return int(value)
 
@@ -114,8 +116,8 @@ class Params:
         if start is not None and end is not None:
             if start >= end:
                 self.fault("end", "must be later than start")
-            elif end - start > LONGEST[granularity]:
-                longest = _in_words(LONGEST[granularity])
+            elif end - start > MAX_WINDOWS[granularity]:
+                longest = _in_words(MAX_WINDOWS[granularity])
                 self.fault(
                     "end", f"is more than {longest} after start, the most for granularity {granularity}"
                 )

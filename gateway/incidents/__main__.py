@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateway.http.params import Params
 from gateway.http.problems import Problem
-from gateway.incidents.export import DEFAULT_ROWS, MOST_ROWS, STATUSES, IncidentExporter
+from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS, STATUSES, IncidentExporter
 from gateway.incidents.request import PARAMETERS, read_request
 from shared.errors import AnalyticsError
 from shared.settings import DatabaseSettings, load_or_exit
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", dest="modelId", metavar="ID", help="only this model")
     parser.add_argument("--status", metavar="STATUS", help=f"only {', '.join(STATUSES)}")
     parser.add_argument(
-        "--max-rows", dest="maxRows", metavar="N", help=f"default {DEFAULT_ROWS}, at most {MOST_ROWS}"
+        "--max-rows", dest="maxRows", metavar="N", help=f"default {DEFAULT_ROWS}, at most {MAX_ROWS}"
     )
     return parser
 

@@ -17,7 +17,7 @@ COLUMNS = (
     "output_tokens", "latency_ms", "status", "error_code", "cost_estimate_cents", "metadata",
 )  # fmt: skip
 DEFAULT_ROWS = 10_000
-MOST_ROWS = 1_000_000
+MAX_ROWS = 1_000_000
 STATUSES = ("success", "error", "timeout", "throttled")
 
 # Exports have connections of their own, so that slow downloads never hold up the other reads.
@@ -46,8 +46,8 @@ class IncidentRequest:
             raise ValueError("start and end must have a zone, and end must be later than start")
         if self.status not in (None, *STATUSES):
             raise ValueError(f"status must be None or one of {', '.join(STATUSES)}")
-        if not 1 <= self.max_rows <= MOST_ROWS:
-            raise ValueError(f"max_rows must be from 1 to {MOST_ROWS}")
+        if not 1 <= self.max_rows <= MAX_ROWS:
+            raise ValueError(f"max_rows must be from 1 to {MAX_ROWS}")
 
 
 class Incident:

@@ -1,7 +1,7 @@
 """Reads what an incident export is asked for: the same rules over HTTP and on a command line."""
 
 from gateway.http.params import Params
-from gateway.incidents.export import DEFAULT_ROWS, MOST_ROWS, STATUSES, IncidentRequest
+from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS, STATUSES, IncidentRequest
 
 PARAMETERS = ("start", "end", "modelId", "status", "maxRows")
 
@@ -11,9 +11,9 @@ def read_request(params: Params, org_id: str) -> IncidentRequest:
     start, end = params.time("start"), params.time("end")
     if start and end and start >= end:
         params.fault("end", "must be later than start")
-    model_id = params.text("modelId", most=200)
+    model_id = params.text("modelId", max_length=200)
     status = params.choice("status", STATUSES)
-    max_rows = params.whole_number("maxRows", low=1, high=MOST_ROWS, default=DEFAULT_ROWS)
+    max_rows = params.whole_number("maxRows", min_value=1, max_value=MAX_ROWS, default=DEFAULT_ROWS)
     params.check()
     assert start is not None  # noqa: S101  check() has raised otherwise
     assert end is not None  # noqa: S101

@@ -12,7 +12,7 @@ from shared.clock import Clock
 from shared.usage_event.decode import decode_event, split_message
 from shared.usage_event.schema import MAX_MESSAGE_BYTES, InvalidEvent
 
-_MOST_FAULTS = 1000
+_MAX_FAULTS = 1000
 
 
 class ValidateResource:
@@ -44,9 +44,9 @@ class ValidateResource:
                 decode_event(element, now)
             except InvalidEvent as error:
                 faults += _named(error, f"[{at}]" if is_batch else "")
-                if len(faults) > _MOST_FAULTS:
+                if len(faults) > _MAX_FAULTS:
                     break
-        return faults[:_MOST_FAULTS]
+        return faults[:_MAX_FAULTS]
 
 
 def _named(error: InvalidEvent, place: str) -> list[Fault]:

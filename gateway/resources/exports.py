@@ -13,7 +13,7 @@ from gateway.access.audit import write_audit_row
 from gateway.access.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
 from gateway.access.middleware import refuse_repeated
 from gateway.database import GatewayDatabase
-from gateway.http.answers import encode, send, zulu
+from gateway.http.answers import encode, rfc3339_or_none, send
 from gateway.http.bodies import read_object
 from gateway.http.params import Params
 from gateway.http.problems import Fault, Problem
@@ -24,9 +24,9 @@ from shared.s3 import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
 from shared.usage_event.text import instant, uuid_text
 
-LONGEST_WINDOW = timedelta(days=31)
-_MOST_MODELS = 100
-_MOST_BODY_BYTES = 512 * 1024
+MAX_WINDOW = timedelta(days=31)
+_MAX_MODELS = 100
+_MAX_BODY_BYTES = 512 * 1024
 _GRAINS = {"hourly": "hour", "daily": "day", "monthly": "day"}
 _STATUSES = ("pending", "running", "succeeded", "failed", "expired")
 _COMPRESSIONS = {"none": False, "gzip": True}
@@ -66,7 +66,7 @@ class ExportsResource:
         """List jobs, newest first."""
         params = Params(req.query_string, "status", "limit", "cursor")
         status = params.choice("status", _STATUSES)
-        limit = params.whole_number("limit", low=1, high=200, default=50)
+        limit = params.whole_number("limit", min_value=1, max_value=200, default=50)
         created_at, job_id = _read_cursor(params)
         params.check()
         rows = self._database.rows(
@@ -173,15 +173,15 @@ def _shown(job: Job) -> dict[str, Any]:
         "timeRange": {"start": rfc3339(job["window_start"]), "end": rfc3339(job["window_end"])},
         "models": job["models"],
         "compression": "gzip" if job["compress"] else "none",
-        "createdAt": zulu(job["created_at"]),
-        "startedAt": zulu(job["started_at"]),
-        "completedAt": zulu(job["completed_at"]),
-        "expiresAt": zulu(job["expires_at"]),
+        "createdAt": rfc3339_or_none(job["created_at"]),
+        "startedAt": rfc3339_or_none(job["started_at"]),
+        "completedAt": rfc3339_or_none(job["completed_at"]),
+        "expiresAt": rfc3339_or_none(job["expires_at"]),
         "rowsDone": job["rows_done"],
         "rowCount": job["row_count"],
         "checksum": job["checksum"],
         "sizeBytes": job["size_bytes"],
-        "dataAsOf": zulu(job["data_as_of"]),
+        "dataAsOf": rfc3339_or_none(job["data_as_of"]),
         "requestedBy": job["requested_by"],
         "error": job["error"],
     }
@@ -194,7 +194,7 @@ def _file_name(job: Job) -> str:
 
 
 def _read_cursor(params: Params) -> tuple[datetime | None, str | None]:
-    text = params.text("cursor", most=200)
+    text = params.text("cursor", max_length=200)
     if text is None:
         return None, None
     try:
@@ -213,7 +213,7 @@ def _wanted(req: falcon.Request) -> dict[str, Any]:
     """Read the body and the Idempotency-Key. Raises Problem that names every fault."""
     faults: list[Fault] = []
     refuse_repeated(req, "Idempotency-Key")
-    body = read_object(req, max_bytes=_MOST_BODY_BYTES)
+    body = read_object(req, max_bytes=_MAX_BODY_BYTES)
     for name in body.keys() - {"timeRange", "granularity", "models", "compression"}:
         faults.append(Fault(field=name[:100], reason="is not a field here"))  # noqa: PERF401  reads plainly
     granularity = _choice(body, "granularity", _GRAINS, "daily", faults)
@@ -260,8 +260,8 @@ def _window(value: object, grain: str, faults: list[Fault]) -> tuple[datetime | 
     start, end = times["start"], times["end"]
     if start >= end:
         faults.append(Fault(field="timeRange.end", reason="must be later than start"))
-    elif end - start > LONGEST_WINDOW:
-        reason = f"is more than {LONGEST_WINDOW.days} days after start"
+    elif end - start > MAX_WINDOW:
+        reason = f"is more than {MAX_WINDOW.days} days after start"
         faults.append(Fault(field="timeRange.end", reason=reason))
     else:
         try:
@@ -276,11 +276,11 @@ def _models(value: object, faults: list[Fault]) -> list[str] | None:
         return None
     if (
         isinstance(value, list)
-        and 1 <= len(value) <= _MOST_MODELS
+        and 1 <= len(value) <= _MAX_MODELS
         and all(isinstance(model, str) and _is_model(model) for model in value)
     ):
         return sorted(set(value))
-    reason = f"must be null or 1 to {_MOST_MODELS} strings of 1 to 200 characters"
+    reason = f"must be null or 1 to {_MAX_MODELS} strings of 1 to 200 characters"
     faults.append(Fault(field="models", reason=reason))
     return None
 

@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.access.authorize import USAGE_READ
 from gateway.database import GatewayDatabase
-from gateway.http.answers import send, zulu
+from gateway.http.answers import rfc3339_or_none, send
 from gateway.http.params import Params
 from gateway.resources.freshness_cache import FreshnessCache
 from shared.buckets import rfc3339
@@ -115,7 +115,7 @@ class FreshnessReader:
             as_of=rfc3339(now),
             truncated=len(rows) > MAX_ENTRIES,
             entries=[
-                Entry(model, rfc3339(last_event), zulu(last_rollup), _floor(lag), status)
+                Entry(model, rfc3339(last_event), rfc3339_or_none(last_rollup), _floor(lag), status)
                 for model, last_event, last_rollup, lag, status in rows[:MAX_ENTRIES]
             ],
         )
@@ -127,8 +127,8 @@ def _summary(org_id: str, row: tuple[Any, ...]) -> Summary:
         org_id=org_id,
         status=status or "unknown",
         lag_seconds=None if lag is None else _floor(lag),
-        last_event_at=zulu(last_event),
-        last_rollup_at=zulu(last_rollup),
+        last_event_at=rfc3339_or_none(last_event),
+        last_rollup_at=rfc3339_or_none(last_rollup),
     )
 
 

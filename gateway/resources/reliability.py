@@ -43,7 +43,7 @@ class ReliabilityResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Answer with series, totals and error codes."""
         params = Params(req.query_string, "start", "end", "granularity", "modelId", "percentile")
-        model_id = params.text("modelId", most=200)
+        model_id = params.text("modelId", max_length=200)
         percentile = params.choice("percentile", _NAMES)
         window = params.window(("minute", "hour", "day"))
         parameters = {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id}

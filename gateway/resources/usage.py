@@ -34,7 +34,7 @@ class UsageResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Answer with series, totals and freshness."""
         params = Params(req.query_string, "start", "end", "granularity", "modelId")
-        model_id = params.text("modelId", most=200)
+        model_id = params.text("modelId", max_length=200)
         window = params.window()
         # Before the sums: they may then show more than this promises, never less.
         freshness = self._freshness.summary(org_id)

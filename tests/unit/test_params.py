@@ -5,7 +5,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from gateway.http.params import LONGEST, Params, Window, org_id
+from gateway.http.params import MAX_WINDOWS, Params, Window, org_id
 from gateway.http.problems import Problem
 
 KNOWN = ("start", "end", "granularity", "modelId")
@@ -19,7 +19,7 @@ def zulu(instant: datetime) -> str:
 
 def window(query: str = "", granularities: tuple[str, ...] = ("hour", "day"), **values: str) -> Window:
     params = Params(query or urlencode(values), *KNOWN)
-    params.text("modelId", most=200)
+    params.text("modelId", max_length=200)
     return params.window(granularities)
 
 
@@ -74,14 +74,14 @@ def test_more_than_a_hundred_parameters_are_refused_unread() -> None:
 
 def test_empty_pairs_mean_nothing() -> None:
     params = Params("&&modelId=a&", "modelId")
-    assert params.text("modelId", most=1) == "a"
+    assert params.text("modelId", max_length=1) == "a"
     params.check()
 
 
 @pytest.mark.parametrize("encoded", ["meta-llama%2FLlama+3.1%268B%2B", "meta-llama/Llama%203.1%268B%2b"])
 def test_a_value_is_decoded_once(encoded: str) -> None:
     params = Params(f"modelId={encoded}", "modelId")
-    assert params.text("modelId", most=200) == "meta-llama/Llama 3.1&8B+"
+    assert params.text("modelId", max_length=200) == "meta-llama/Llama 3.1&8B+"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_value_is_decoded_once(encoded: str) -> None:
 )
 def test_a_text_has_one_to_200_characters_and_no_nul(text: str, good: bool) -> None:
     params = Params(f"modelId={quote(text)}", "modelId")
-    params.text("modelId", most=200)
+    params.text("modelId", max_length=200)
     if good:
         params.check()
     else:
@@ -106,13 +106,13 @@ def test_a_text_has_one_to_200_characters_and_no_nul(text: str, good: bool) -> N
 
 
 def test_an_absent_text_is_none() -> None:
-    assert Params("", "modelId").text("modelId", most=200) is None
+    assert Params("", "modelId").text("modelId", max_length=200) is None
 
 
 @pytest.mark.parametrize("value", ["0", "201", "-1", "+1", "1.0", "1e2", "", " 1", "\u0661", "1" * 13, "0x1"])
 def test_a_whole_number_is_plain_digits_within_its_bounds(value: str) -> None:
     params = Params(urlencode({"limit": value}), "limit")
-    assert params.whole_number("limit", low=1, high=200, default=50) == 50
+    assert params.whole_number("limit", min_value=1, max_value=200, default=50) == 50
     with pytest.raises(Problem):
         params.check()
 
@@ -122,7 +122,7 @@ def test_a_whole_number_is_plain_digits_within_its_bounds(value: str) -> None:
 )
 def test_a_whole_number_that_is_good_or_absent(query: str, number: int) -> None:
     params = Params(query, "limit")
-    assert params.whole_number("limit", low=1, high=200, default=50) == number
+    assert params.whole_number("limit", min_value=1, max_value=200, default=50) == number
     params.check()
 
 
@@ -164,7 +164,7 @@ def test_a_plus_that_was_not_escaped_is_explained() -> None:
 
 @pytest.mark.parametrize("granularity", GRAINS)
 def test_a_window_may_be_as_long_as_its_limit_and_not_a_microsecond_longer(granularity: str) -> None:
-    longest = START + LONGEST[granularity]
+    longest = START + MAX_WINDOWS[granularity]
     query = f"start={zulu(START)}&granularity={granularity}&end="
     assert window(query + zulu(longest), GRAINS) == Window(START, longest, granularity)
     named = faults(query + zulu(longest + timedelta(microseconds=1)), GRAINS)
@@ -173,15 +173,15 @@ def test_a_window_may_be_as_long_as_its_limit_and_not_a_microsecond_longer(granu
 
 
 def test_the_limits_are_those_of_the_contract() -> None:
-    assert LONGEST["minute"] == timedelta(hours=6)
-    assert LONGEST["hour"] == timedelta(days=92)
-    assert LONGEST["day"] == timedelta(days=400)
+    assert MAX_WINDOWS["minute"] == timedelta(hours=6)
+    assert MAX_WINDOWS["hour"] == timedelta(days=92)
+    assert MAX_WINDOWS["day"] == timedelta(days=400)
 
 
 @pytest.mark.parametrize("granularity", ["hour", "day"])
 def test_the_limit_is_for_the_window_as_asked_not_as_widened(granularity: str) -> None:
     middle = START + timedelta(minutes=30)
-    found = window(start=zulu(middle), end=zulu(middle + LONGEST[granularity]), granularity=granularity)
+    found = window(start=zulu(middle), end=zulu(middle + MAX_WINDOWS[granularity]), granularity=granularity)
     assert found.start == START
 
 
