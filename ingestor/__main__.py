@@ -57,7 +57,7 @@ def replay_dead_letters(options: argparse.Namespace) -> int:
 
 
 def count(text: str) -> int:
-    """Read a number of letters, at least 1. Raises ValueError."""
+    """Read a number of dead letters, at least 1. Raises ValueError."""
     number = int(text)
     if number < 1:
         raise ValueError(text)
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Puts the dead letters that are there now back into the queue of events, oldest "
         "first. Those that are still invalid come back as dead letters. Needs RABBITMQ_URL.",
     )
-    command.add_argument("--limit", type=count, metavar="N", help="replay at most N letters")
-    command.add_argument("--reason", metavar="R", help="only letters whose x-reason is R")
+    command.add_argument("--limit", type=count, metavar="N", help="replay at most N dead letters")
+    command.add_argument("--reason", metavar="R", help="only dead letters whose reason is R")
     command.add_argument("--dry-run", action="store_true", help="count by reason, move nothing")
     command.set_defaults(run=replay_dead_letters)
     options = parser.parse_args(arguments)

@@ -13,8 +13,8 @@ from shared.rabbitmq.frames import Delivery
 from shared.usage_event.decode import Event, decode_event, split_message
 from shared.usage_event.schema import InvalidEvent
 
-# A batch of large messages closes early, so that two or three batches in hand stay small in memory.
-BATCH_BYTES = 4 * 1024 * 1024
+# A batch of large messages closes early, so that two or three batches in flight stay small in memory.
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Message(msgspec.Struct, eq=False):
@@ -82,7 +82,7 @@ class Batch:
     Their events are judged as they come in: rows by identity, the first delivered wins, and those that
     can never be rows. received_at: when the first message reached this process. abandoned: the channel
     the messages came by is gone, so they will come again; whoever holds the batch may drop it.
-    correlation_id: the first message's, where it has a fit one, else a new one; it names the batch in the
+    correlation_id: the first message's, where it has a safe one, else a new one; it names the batch in the
     logs from delivery to commit to rollup. sent_at: the first message's timestamp, as its producer set it.
     """
 
@@ -96,18 +96,18 @@ class Batch:
     correlation_id: str = ""
     sent_at: int | None = None
 
-    def has_room_for(self, message: Message, most_events: int) -> bool:
+    def has_room_for(self, message: Message, max_events: int) -> bool:
         """Whether the message fits. A message is one commit and one ack, so it is never split: one
-        with more events than most_events makes a batch of its own.
+        with more events than max_events makes a batch of its own.
         """
         return not self.messages or (
-            self.events + len(message.elements) <= most_events
-            and self.size_bytes + message.size_bytes <= BATCH_BYTES
+            self.events + len(message.elements) <= max_events
+            and self.size_bytes + message.size_bytes <= MAX_BATCH_BYTES
         )
 
-    def is_full(self, most_events: int) -> bool:
+    def is_full(self, max_events: int) -> bool:
         """Whether nothing more fits."""
-        return self.events >= most_events or self.size_bytes >= BATCH_BYTES
+        return self.events >= max_events or self.size_bytes >= MAX_BATCH_BYTES
 
     def add(self, message: Message) -> None:
         """Take a message in and judge its events."""
@@ -150,12 +150,12 @@ def dead_letter(batch: Batch, message: Message, raw: bytes, reason: str, detail:
 class Prefetch:
     """How many messages to ask the broker for, by their size so far.
 
-    Enough for target_events, but not more than fit in target_bytes. The first guess is low: nothing is
+    Enough for target_events, but not more than target_bytes. The first guess is low: nothing is
     known yet, and a message may be 1 MiB.
     """
 
-    FIRST = 200
-    MAX = 65_535  # the protocol's
+    FIRST_MESSAGES = 200
+    MAX_MESSAGES = 65_535  # the protocol's
 
     def __init__(self, target_events: int, target_bytes: int) -> None:
         self._target_events = target_events
@@ -173,7 +173,7 @@ class Prefetch:
     def messages(self) -> int:
         """The number to ask for."""
         if not self._message_bytes:
-            return self.FIRST
+            return self.FIRST_MESSAGES
         by_events = self._target_events / self._message_events
         by_bytes = self._target_bytes / self._message_bytes
-        return int(min(max(min(by_events, by_bytes), 1), self.MAX))
+        return int(min(max(min(by_events, by_bytes), 1), self.MAX_MESSAGES))

@@ -83,7 +83,7 @@ class Consumer:
         self._gathering.hand_over()
 
     def close(self) -> None:
-        """Close the connection; is_closed tells when that is done."""
+        """Close the connection; is_closed says when that is done."""
         self._session.close()
 
     @property
@@ -130,7 +130,7 @@ class Consumer:
     def _consume(self, prefetch: int) -> None:
         """Ask for this many messages more."""
         if self._session.channel is not None and not self._draining:
-            prefetch = min(prefetch, Prefetch.MAX)
+            prefetch = min(prefetch, Prefetch.MAX_MESSAGES)
             self._asked += prefetch
             receiver = Receiver(MAX_MESSAGE_BYTES, self._delivered, self._oversized_delivered)
             self._session.consume(self._topology.queue, prefetch, receiver, self._consuming)

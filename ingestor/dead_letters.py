@@ -27,7 +27,7 @@ MAX_WINDOW_MESSAGES = 1000
 MAX_WINDOW_BYTES = 4 * 1024 * 1024
 
 # What a dead letter takes beside its body while it waits, roughly.
-_LETTER_BYTES = 2_000
+_METADATA_BYTES = 2_000
 
 STUCK_AFTER_SECONDS = 10
 """A dead letter that is unconfirmed for longer makes the process not ready."""
@@ -38,7 +38,7 @@ MAX_DETAIL_BYTES = 1_000
 class _Publication(msgspec.Struct, eq=False):
     """A dead letter that is not confirmed. abandoned: its message will come again, it need not be resent."""
 
-    letter: DeadLetter
+    dead_letter: DeadLetter
     on_confirmed: Callable[[], None]
     since: float
     abandoned: bool = False
@@ -46,7 +46,7 @@ class _Publication(msgspec.Struct, eq=False):
     @property
     def size_bytes(self) -> int:
         """What it takes in memory."""
-        return len(self.letter.body) + _LETTER_BYTES
+        return len(self.dead_letter.body) + _METADATA_BYTES
 
 
 class DeadLetterPublisher:
@@ -92,9 +92,9 @@ class DeadLetterPublisher:
         self._tags = itertools.count(1)
         self._obstacle = "no answer from RabbitMQ"
 
-    def publish(self, letter: DeadLetter, on_confirmed: Callable[[], None]) -> None:
+    def publish(self, dead_letter: DeadLetter, on_confirmed: Callable[[], None]) -> None:
         """Queue a dead letter; on_confirmed is called once the broker has it safe."""
-        publication = _Publication(letter, on_confirmed, time.monotonic())
+        publication = _Publication(dead_letter, on_confirmed, time.monotonic())
         self.waiting_bytes += publication.size_bytes
         self._waiting.append(publication)
         if self._session.is_closed:
@@ -127,7 +127,7 @@ class DeadLetterPublisher:
         self._metrics.dead_letters_unconfirmed.set(self.unconfirmed)
 
     def close(self) -> None:
-        """Close the connection; is_closed tells when that is done."""
+        """Close the connection; is_closed says when that is done."""
         self._session.close()
 
     @property
@@ -164,14 +164,14 @@ class DeadLetterPublisher:
             and self._unconfirmed_bytes < MAX_WINDOW_BYTES
         ):
             publication = self._waiting.popleft()
-            letter = publication.letter
+            dead_letter = publication.dead_letter
             self._unconfirmed[next(self._tags)] = publication
-            self._unconfirmed_bytes += len(letter.body)
+            self._unconfirmed_bytes += len(dead_letter.body)
             channel.basic_publish(
                 self._topology.dead_letter_exchange,
-                letter.envelope.routing_key,
-                letter.body,
-                properties_of(letter),
+                dead_letter.envelope.routing_key,
+                dead_letter.body,
+                properties_of(dead_letter),
                 mandatory=True,
             )
 
@@ -183,7 +183,7 @@ class DeadLetterPublisher:
         if frame.method.multiple:
             tags = list(itertools.takewhile(lambda tag: tag <= last, self._unconfirmed))
         publications = [self._unconfirmed.pop(tag) for tag in tags]
-        self._unconfirmed_bytes -= sum(len(each.letter.body) for each in publications)
+        self._unconfirmed_bytes -= sum(len(each.dead_letter.body) for each in publications)
         if frame.method.NAME == "Basic.Ack":
             self._confirm(publications)
         else:
@@ -196,7 +196,7 @@ class DeadLetterPublisher:
         for publication in publications:
             self.waiting_bytes -= publication.size_bytes
             self._metrics.events.labels(result="invalid").inc()
-            self._metrics.dead_letters.labels(reason=publication.letter.reason).inc()
+            self._metrics.dead_letters.labels(reason=publication.dead_letter.reason).inc()
             if not publication.abandoned:
                 publication.on_confirmed()
 
@@ -207,7 +207,7 @@ class DeadLetterPublisher:
         if not self._refused and publications:
             pause_seconds = self._backoff.pause_seconds("rabbitmq")
             self._loop.call_later(pause_seconds, self._resend_refused)
-            self._obstacle = "RabbitMQ refused them (basic.nack); is the dead-letter queue full?"
+            self._obstacle = "RabbitMQ refused them (basic.nack); is the dead-dead_letter queue full?"
             self._log.warning("RabbitMQ refused dead letters, trying again", waiting=self.unconfirmed)
         self._refused += publications
         self._window = 1
@@ -222,15 +222,15 @@ class DeadLetterPublisher:
         self._session.restart(f"no queue took a dead letter: {method.reply_text}")
 
 
-def properties_of(letter: DeadLetter) -> Any:
+def properties_of(dead_letter: DeadLetter) -> Any:
     """Return the properties of a dead letter: why it is one, and what its message had beside its body."""
-    envelope = letter.envelope
+    envelope = dead_letter.envelope
     note = f" (left out: {', '.join(envelope.left_out)})" if envelope.left_out else ""
     headers = {
         **envelope.headers,
-        "x-reason": letter.reason,
-        "x-detail": _cut(letter.detail, MAX_DETAIL_BYTES - len(note)) + note,
-        "x-first-seen": letter.first_seen,
+        "x-reason": dead_letter.reason,
+        "x-detail": _cut(dead_letter.detail, MAX_DETAIL_BYTES - len(note)) + note,
+        "x-first-seen": dead_letter.first_seen,
     }
     return persistent(headers=headers, texts=envelope.texts, timestamp=envelope.sent_at)
 

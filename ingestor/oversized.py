@@ -1,4 +1,4 @@
-"""Moves messages that are too large to be events to the dead-letter queue, piece by piece.
+"""Moves messages that are too large to be events to the dead-dead_letter queue, piece by piece.
 
 RabbitMQ lets bodies of 128 MiB through, more than this process has room for. Each piece is sent on as it
 comes, over a connection of its own; what the socket does not take at once is bounded. One message is sent at
@@ -99,13 +99,13 @@ class OversizedMover:
         detail = f"the message has {body_bytes} bytes; at most {MAX_MESSAGE_BYTES} are allowed"
         envelope = read_envelope(delivery)
         first_seen = envelope.first_seen or rfc3339(self._clock())
-        letter = DeadLetter(envelope, b"", Reason.MESSAGE_TOO_LARGE, detail, first_seen)
+        dead_letter = DeadLetter(envelope, b"", Reason.MESSAGE_TOO_LARGE, detail, first_seen)
         self._sending = move
         self._session.connection.begin_message(
             self._session.channel,
             self._topology.dead_letter_exchange,
             envelope.routing_key,
-            properties_of(letter),
+            properties_of(dead_letter),
             body_bytes,
         )
         return partial(self._send_piece, move)
@@ -130,7 +130,7 @@ class OversizedMover:
             self.fault = f"{len(moves)} oversized messages are not moved, one for {now - oldest:.0f} s"
 
     def close(self) -> None:
-        """Close the connection; is_closed tells when that is done."""
+        """Close the connection; is_closed says when that is done."""
         self._session.close()
 
     @property

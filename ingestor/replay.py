@@ -1,7 +1,7 @@
 """Puts dead letters back into the queue of events: `python -m ingestor replay-dead-letters`.
 
 A dead letter is acknowledged after the broker confirmed its copy, so none is lost; if this command
-is cut in between, a letter may be replayed twice, which dedupe makes harmless. Events that are still
+is cut in between, a dead letter may be replayed twice, which dedupe makes harmless. Events that are still
 invalid come back as new dead letters; the run ends with those that were there when it began.
 """
 
@@ -23,7 +23,7 @@ _PROGRESS_SECONDS = 1.0
 
 @dataclass
 class Summary:
-    """How many letters were put back, and how many stayed, by reason."""
+    """How many dead letters were put back, and how many stayed, by reason."""
 
     replayed: Counter[str] = field(default_factory=Counter)
     kept: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ def replay(
 ) -> Summary:
     """Move dead letters back to the exchange, oldest first.
 
-    limit: most letters to replay; reason: only letters with this reason. Others stay, and dry_run
+    limit: at most so many; reason: only those with this reason. Others stay, and dry_run
     leaves all. Raises BrokerUnavailable; what was not replayed by then is still in the queue.
     """
     summary = Summary()

@@ -66,11 +66,11 @@ class Settlement:
         last_tag = batch.messages[-1].delivery.delivery_tag
         del self._writing[last_tag]
         self._writing_bytes -= batch.size_bytes
-        held = Counter(letter.envelope.delivery_tag for letter in outcome.dead_letters)
+        held = Counter(dead_letter.envelope.delivery_tag for dead_letter in outcome.dead_letters)
         self._send(self._order.commit(last_tag, held, time.monotonic()))
-        for letter in outcome.dead_letters:
-            on_confirmed = partial(self._confirmed, self._order, letter.envelope.delivery_tag)
-            self._dead_letters.publish(letter, on_confirmed)
+        for dead_letter in outcome.dead_letters:
+            on_confirmed = partial(self._confirmed, self._order, dead_letter.envelope.delivery_tag)
+            self._dead_letters.publish(dead_letter, on_confirmed)
         self._metrics.batch_seconds.observe((self._clock() - batch.received_at).total_seconds())
         self._log_batch(batch, outcome)
 

@@ -17,7 +17,7 @@ from shared.metrics import IngestorMetrics
 from shared.process import Backoff, Stop
 
 IDLE_CHECK_SECONDS = 5
-MOST_PAUSE_SECONDS = 5
+MAX_PAUSE_SECONDS = 5
 
 WRITERS = 2
 """How many store batches side by side: one makes its text while PostgreSQL works on the other's."""
@@ -44,7 +44,7 @@ class Writer:
         self._on_written = on_written
         self._batches = batches
         self._stop = Stop()
-        self._backoff = Backoff(metrics.dependency_errors, max_seconds=MOST_PAUSE_SECONDS)
+        self._backoff = Backoff(metrics.dependency_errors, max_seconds=MAX_PAUSE_SECONDS)
         self._log = structlog.get_logger("ingestor.writer")
 
     def stop(self) -> None:

@@ -44,7 +44,7 @@ COPY analytics.usage_events (event_id, org_id, occurred_at, model_id, status, la
 FROM STDIN;
 
 -- name: newest_batch
--- Where the search for an unanswered batch begins; asked while no batch is in hand.
+-- Where the search for an unanswered batch begins; asked while no batch is in flight.
 SELECT coalesce(max(batch_id), 0) FROM analytics.ingestion_batches;
 
 -- name: find_committed

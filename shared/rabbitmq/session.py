@@ -124,7 +124,7 @@ class Session:
             self._connection.close()
 
     def close(self) -> None:
-        """Close for good; is_closed tells when that is done."""
+        """Close for good; is_closed says when that is done."""
         self._closing = True
         if self._timer is not None:
             self._loop.remove_timeout(self._timer)
@@ -151,7 +151,7 @@ class Session:
             self._timer = self._loop.call_later(self._pause_seconds(), self.open)
 
     def _lose(self, reason: str) -> None:
-        # A lost channel is followed by the end of its connection: one loss, told once.
+        # A lost channel is followed by the end of its connection: one loss, reported once.
         self.channel = None
         if self._connection is not None:
             self._connection.discard_all()

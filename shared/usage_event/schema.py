@@ -171,7 +171,7 @@ PARTS = {
     "reasoning_tokens": "output_tokens",
     "time_to_first_token_ms": "latency_ms",
 }
-"""The fields that tell of a part, and the field of its whole."""
+"""The fields that hold a part, and the field of its whole."""
 
 _UUID_RULE = "a UUID of 36 characters with hyphens"
 _TOKENS_RULE = f"an integer from 0 to {MAX_TOKENS}"

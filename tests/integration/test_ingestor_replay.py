@@ -1,4 +1,4 @@
-"""`python -m ingestor replay-dead-letters` puts letters back, and loses none of those it leaves."""
+"""`python -m ingestor replay-dead-letters` puts dead letters back, and loses none of those it leaves."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ NOW = datetime.now(UTC)
 LONG_AGO = "2026-01-02T03:04:05Z"
 
 
-def put_letters(ingestion: Ingestion, bodies: list[bytes], reason: str) -> None:
+def put_dead_letters(ingestion: Ingestion, bodies: list[bytes], reason: str) -> None:
     """Put dead letters into their queue as an ingestor of long ago did."""
     headers = {"x-reason": reason, "x-detail": "it was so", "x-first-seen": LONG_AGO, "traceparent": "00-ab"}
     for body in bodies:
@@ -31,11 +31,11 @@ def events(count: int) -> list[bytes]:
     return [encode(event) for event in router.events(count)]
 
 
-def test_mended_letters_are_stored_and_those_still_invalid_come_back_as_first_seen_then(
+def test_mended_dead_letters_are_stored_and_those_still_invalid_come_back_as_first_seen_then(
     ingestion: Ingestion,
 ) -> None:
-    put_letters(ingestion, events(5), "rejected-by-database")
-    put_letters(ingestion, [b"{bad"], "invalid-json")
+    put_dead_letters(ingestion, events(5), "rejected-by-database")
+    put_dead_letters(ingestion, [b"{bad"], "invalid-json")
     process = ingestion.start()
     ingestion.wait_dead_letters(6)
     done = replay(ingestion.broker)
@@ -43,16 +43,20 @@ def test_mended_letters_are_stored_and_those_still_invalid_come_back_as_first_se
     assert done.stdout.startswith("6 replayed, 0 kept")
     ingestion.wait_received(5)
     ingestion.wait_dead_letters(1)
-    [letter] = ingestion.books.dead_letters()
-    assert (letter.body, letter.reason, letter.first_seen) == (b"{bad", "invalid-json", LONG_AGO)
-    assert letter.detail != "it was so"
+    [dead_letter] = ingestion.books.dead_letters()
+    assert (dead_letter.body, dead_letter.reason, dead_letter.first_seen) == (
+        b"{bad",
+        "invalid-json",
+        LONG_AGO,
+    )
+    assert dead_letter.detail != "it was so"
     assert ingestion.stored() == 5
     ingestion.assert_all_acknowledged(process)
 
 
 def test_limit_reason_and_dry_run_choose_what_is_moved_and_the_rest_stays(ingestion: Ingestion) -> None:
-    put_letters(ingestion, events(4), "rejected-by-database")
-    put_letters(ingestion, [b"{bad", b"{worse"], "invalid-json")
+    put_dead_letters(ingestion, events(4), "rejected-by-database")
+    put_dead_letters(ingestion, [b"{bad", b"{worse"], "invalid-json")
     ingestion.wait_dead_letters(6)
 
     shown = replay(ingestion.broker, "--dry-run")

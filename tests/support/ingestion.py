@@ -56,7 +56,7 @@ class Ingestion:
         self.channel.exchange_declare(self.topology.exchange, passive=True)
 
     def waiting(self, queue: str | None = None) -> int:
-        """Return how many messages are ready in a queue, that of events unless told."""
+        """Return how many messages are ready in a queue, that of events by default."""
         declared = self.channel.queue_declare(queue or self.topology.queue, passive=True)
         count: int = declared.method.message_count
         return count

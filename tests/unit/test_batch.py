@@ -6,7 +6,7 @@ import pika
 import pytest
 
 from deploy.local.traffic import Event, Router, encode
-from ingestor.batch import BATCH_BYTES, Batch, Message, Prefetch
+from ingestor.batch import MAX_BATCH_BYTES, Batch, Message, Prefetch
 from shared.rabbitmq.frames import Delivery
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -84,7 +84,7 @@ def test_a_message_is_never_split_and_makes_a_batch_of_its_own_if_it_is_too_larg
 def test_large_messages_close_a_batch_by_their_bytes() -> None:
     [event] = traffic(1)
     large = encode(event).ljust(1024 * 1024)
-    batch = batch_of(*[large] * (BATCH_BYTES // len(large)))
+    batch = batch_of(*[large] * (MAX_BATCH_BYTES // len(large)))
     assert batch.is_full(2_000)
     assert not batch.has_room_for(message(b"{}"), 2_000)
 
@@ -103,6 +103,6 @@ def test_the_prefetch_follows_the_messages(
     messages: int, events: int, size_bytes: int, expected: int
 ) -> None:
     prefetch = Prefetch(target_events=6_000, target_bytes=12_000_000)
-    assert prefetch.messages == Prefetch.FIRST
+    assert prefetch.messages == Prefetch.FIRST_MESSAGES
     prefetch.observe(messages, events, size_bytes)
     assert prefetch.messages == expected

@@ -50,8 +50,8 @@ def with_headers(*pairs: tuple[bytes, bytes]) -> Envelope:
 
 def dead_letter_headers(of: Envelope, detail: str = "the detail") -> dict[str, Any]:
     """Return the headers of a dead letter as whoever reads it sees them."""
-    letter = DeadLetter(of, b"{}", "invalid-json", detail, "2026-05-01T12:00:00Z")
-    decoded = pika.BasicProperties().decode(b"".join(properties_of(letter).encode()))
+    dead_letter = DeadLetter(of, b"{}", "invalid-json", detail, "2026-05-01T12:00:00Z")
+    decoded = pika.BasicProperties().decode(b"".join(properties_of(dead_letter).encode()))
     headers: dict[str, Any] = decoded.headers
     return headers
 
@@ -67,8 +67,8 @@ def test_any_bytes_become_an_envelope_whose_dead_letter_fits_into_the_smallest_f
 ) -> None:
     found = envelope(encoded, routing_key)
     assert found.routing_key == routing_key
-    letter = DeadLetter(found, b"{}", "rejected-by-database", detail, "2026-05-01T12:00:00.123456Z")
-    made = b"".join(properties_of(letter).encode())
+    dead_letter = DeadLetter(found, b"{}", "rejected-by-database", detail, "2026-05-01T12:00:00.123456Z")
+    made = b"".join(properties_of(dead_letter).encode())
     assert len(made) <= MAX_PROPERTIES_BYTES
     again = envelope(made, routing_key)
     assert (again.texts | {"content-type": b""}) == (found.texts | {"content-type": b""})
