@@ -6,6 +6,7 @@ together and take a tenth of a second.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,22 @@ def test_a_driver_is_imported_only_at_its_border(driver: str) -> None:
     files = [path for folder in ("shared", *SERVICES) for path in (ROOT / folder).rglob("*.py")]
     users = {str(path.relative_to(ROOT)) for path in files if driver in set(imports(path))}
     assert users == BORDERS[driver]
+
+
+def test_private_parts_of_a_library_are_used_where_that_is_written_down_alone() -> None:
+    """Each with the exact version in pyproject.toml, or a test that fails when the part changes."""
+    users = set()
+    for path in (path for folder in ("shared", *SERVICES) for path in (ROOT / folder).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if (
+                isinstance(node, ast.Attribute)
+                and re.match(r"_(?!_|replace$)", node.attr)  # a named tuple's _replace is public
+                and ast.unparse(node.value) not in {"self", "cls"}
+                and f"self.{node.attr}" not in text  # another object of the same class
+            ):
+                users.add(str(path.relative_to(ROOT)))
+    assert users == {"gateway/http/worker.py", "shared/rabbitmq/connection.py", "shared/s3.py"}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in SQL_FOLDER.glob("*.sql")))
