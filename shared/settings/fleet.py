@@ -92,7 +92,7 @@ def _metrics_port(default: int) -> Any:
 def _dedupe_window() -> Any:
     return setting(
         "DEDUPE_WINDOW",
-        duration("1h", "3650d"),
+        duration("1m", "3650d"),
         "how long a resent event is recognised, from its first receipt",
         default="35d",
     )
@@ -111,7 +111,7 @@ class IngestorSettings(LogSettings, DatabaseSettings, BrokerSettings):
     )
     batch_timeout: timedelta = setting(
         "INGESTION_BATCH_TIMEOUT",
-        duration("1ms", "1m"),
+        duration("1ms", "1h"),
         "longest wait before a batch is written",
         default="200ms",
     )
@@ -129,14 +129,14 @@ class RollupWorkerSettings(LogSettings, DatabaseSettings):
 
     metrics_port: int = _metrics_port(9102)
     rollup_interval: timedelta = setting(
-        "ROLLUP_INTERVAL", duration("10ms", "1m"), "pause between looks for new batches", default="500ms"
+        "ROLLUP_INTERVAL", duration("10ms", "1h"), "pause between looks for new batches", default="500ms"
     )
     dedupe_window: timedelta = _dedupe_window()
     event_retention: timedelta = setting(
-        "EVENT_RETENTION", duration("7d", "3650d"), "how long raw events are kept", default="400d"
+        "EVENT_RETENTION", duration("1d", "3650d"), "how long raw events are kept", default="400d"
     )
     rollup_retention: timedelta = setting(
-        "ROLLUP_RETENTION", duration("35d", "3650d"), "how long rollups are kept", default="400d"
+        "ROLLUP_RETENTION", duration("1d", "3650d"), "how long rollups are kept", default="400d"
     )
     metrics_max_series: int = setting(
         "METRICS_MAX_SERIES",
@@ -155,11 +155,11 @@ class ExportWorkerSettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
         "EXPORT_WORKER_CONCURRENCY", whole_number(1, 64), "export jobs at once", default="2"
     )
     interval: timedelta = setting(
-        "EXPORT_WORKER_INTERVAL", duration("100ms", "1h"), "look for jobs at least this often", default="30s"
+        "EXPORT_WORKER_INTERVAL", duration("10ms", "1h"), "look for jobs at least this often", default="30s"
     )
     retention: timedelta = setting(
         "EXPORT_RETENTION",
-        duration("1h", "3650d"),
+        duration("1s", "3650d"),
         "how long a finished export can be fetched",
         default="90d",
     )
@@ -186,7 +186,7 @@ class GatewaySettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
     workers: int = setting("WEB_CONCURRENCY", whole_number(1, 64), "gunicorn worker processes", default="2")
     redis_url: str = setting("REDIS_URL", CACHE_URL, "Redis, a cache only", secret=True)
     freshness_cache_ttl: timedelta = setting(
-        "FRESHNESS_CACHE_TTL", duration("100ms", "1m"), "age a cached freshness answer may have", default="5s"
+        "FRESHNESS_CACHE_TTL", duration("1ms", "1h"), "age a cached freshness answer may have", default="5s"
     )
     enable_rbac: bool = setting("ENABLE_RBAC", SWITCH, "check roles and org binding", default="true")
     org_binding: str = setting(

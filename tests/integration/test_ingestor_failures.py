@@ -181,7 +181,7 @@ def ingestion_consumers(ingestion: Ingestion) -> int:
 
 
 def test_sigterm_writes_and_acknowledges_what_is_in_hand(ingestion: Ingestion) -> None:
-    process = ingestion.start(INGESTION_BATCH_TIMEOUT="1m")
+    process = ingestion.start(INGESTION_BATCH_TIMEOUT="1h")
     ingestion.publish([*singles(50), b"{bad"])
     wait_until(lambda: ingestion.waiting() == 0, seconds=10, what="all delivered")
     assert ingestion.stored() == 0

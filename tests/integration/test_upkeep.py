@@ -259,13 +259,13 @@ def test_rollups_and_error_codes_go_after_their_retention_in_whole_days(
     owner: connection, database: TestDatabase, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_module, "_MAX_ROWS", 7)  # many steps
-    for day in (36, 35, 1):
+    for day in (21, 20, 1):
         insert_batch(owner, events_of_day(TODAY - day * DAY, seed=day))
     roll_up(database)
-    run_upkeep(ROLLUP_RETENTION="35d")
+    run_upkeep(ROLLUP_RETENTION="20d")
     for table in ("hourly_rollups", "daily_rollups", "hourly_error_codes", "daily_error_codes"):
         days = rows(owner, f"SELECT DISTINCT date_trunc('day', bucket_start, 'UTC') FROM analytics.{table}")
-        assert sorted(days) == [(TODAY - 35 * DAY,), (TODAY - DAY,)], table
+        assert sorted(days) == [(TODAY - 20 * DAY,), (TODAY - DAY,)], table
 
 
 def test_two_workers_at_once_do_it_once_and_neither_fails(
