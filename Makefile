@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests side by side. They wait more than they compute.
 WORKERS ?= 4
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What `make lock` does with the pins there are: UPGRADE= keeps them and adds what is missing.
 UPGRADE ?= --upgrade
 
@@ -24,13 +25,13 @@ down:  ## stop what runs in this checkout, in the background or as the demo
 		else echo "nothing is up"; fi
 
 test: $(BIN)/.installed system-packages monitoring-packages  ## every test, against real servers it starts itself
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-unit: $(BIN)/.installed monitoring-packages  ## the tests that need no server
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) tests/unit
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS) tests/unit
 
 coverage: $(BIN)/.installed system-packages monitoring-packages  ## every test, with the lines that none of them ran, processes included
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 check: $(BIN)/.installed  ## format, lint, types, dependencies declared and without known vulnerabilities
 	@$(BIN)/ruff format --check .

@@ -43,6 +43,13 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["stack_home"] = str(node.config.stash[_HOME])
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give the long tests to the workers first, so that none is left with one at the end."""
+    if hasattr(config, "workerinput"):
+        folders = [str(config.rootpath / "tests" / name) for name in ("drills", "acceptance", "integration")]
+        items.sort(key=lambda item: [not str(item.path).startswith(folder) for folder in folders])
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the servers."""
     if (owned := config.stash.get(_OWNED, None)) is not None:
