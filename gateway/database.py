@@ -23,6 +23,17 @@ POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
 
 
+Row = dict[str, Any]
+"""A row's values by column name."""
+
+
+def fetch_rows(cur: Cursor, statement: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
+    """Run a statement and return its rows."""
+    cur.execute(statement, parameters)
+    names = [column.name for column in cur.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cur.fetchall()]
+
+
 class GatewayDatabase:
     """Statements of the gateway, for any thread."""
 
@@ -39,13 +50,12 @@ class GatewayDatabase:
             POOL_SIZE,
         )
 
-    def rows(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, parameters: Mapping[str, object]) -> list[Row]:
         """Run a read and return its rows. Raises DatabaseUnavailable."""
 
-        def fetch(database: Database) -> list[tuple[Any, ...]]:
+        def fetch(database: Database) -> list[Row]:
             with database.query(time_limit_seconds=_LIMIT_SECONDS) as cur:
-                cur.execute(statement, parameters)
-                return cur.fetchall()
+                return fetch_rows(cur, statement, parameters)
 
         return self._persistently(fetch)
 

@@ -1,20 +1,16 @@
 -- name: create_job
--- Creates a job and returns it (columns as in find_job); no row when the key is taken: see find_job_by_key.
+-- Creates a job and returns it; no row when the key is taken: see find_job_by_key.
 INSERT INTO analytics.export_jobs (
     org_id, granularity, window_start, window_end, models, compress, requested_by, request_key)
 VALUES (%(org_id)s::uuid, %(granularity)s, %(window_start)s, %(window_end)s, %(models)s::text[], %(compress)s,
         %(requested_by)s, %(idempotency_key)s)
 ON CONFLICT (org_id, requested_by, request_key) DO NOTHING
-RETURNING job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
-          created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
-          data_as_of, object_key, error;
+RETURNING *;
 
 -- name: find_job_by_key
 -- The job that took a subject's idempotency key, and in a last column whether the same was asked for. The
 -- release before this wrote the key to idempotency_key.
-SELECT job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
-       created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
-       data_as_of, object_key, error,
+SELECT *,
        granularity = %(granularity)s AND window_start = %(window_start)s AND window_end = %(window_end)s
            AND models IS NOT DISTINCT FROM %(models)s::text[] AND compress = %(compress)s AS same_request
 FROM analytics.export_jobs
@@ -25,17 +21,13 @@ LIMIT 1;
 
 -- name: find_job
 -- One job of an organisation.
-SELECT job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
-       created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
-       data_as_of, object_key, error
+SELECT *
 FROM analytics.export_jobs
 WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid;
 
 -- name: list_jobs
--- An organisation's jobs, newest first, from after a (created_at, job_id) on; columns as in find_job.
-SELECT job_id, org_id, status, granularity, window_start, window_end, models, compress, requested_by,
-       created_at, started_at, completed_at, expires_at, rows_done, row_count, checksum, size_bytes,
-       data_as_of, object_key, error
+-- An organisation's jobs, newest first, from after a (created_at, job_id) on.
+SELECT *
 FROM analytics.export_jobs
 WHERE org_id = %(org_id)s::uuid
   AND (%(status)s::text IS NULL OR status = %(status)s::text)

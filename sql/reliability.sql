@@ -1,21 +1,23 @@
 -- name: size_hour
 -- How many points the answer would have, and about how many histogram entries they hold: an array of n
 -- smallints takes 24 + 2 n bytes, and its size is known without reading it.
-SELECT count(*), coalesce(sum(greatest(pg_column_size(latency_bins) - 24, 2) / 2), 0)::bigint
+SELECT count(*) AS points,
+       coalesce(sum(greatest(pg_column_size(latency_bins) - 24, 2) / 2), 0)::bigint AS bins
 FROM analytics.hourly_rollups
 WHERE org_id = %(org_id)s AND bucket_start >= %(start)s AND bucket_start < %(end)s
   AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text);
 
 -- name: size_day
 -- As by hour, by UTC day.
-SELECT count(*), coalesce(sum(greatest(pg_column_size(latency_bins) - 24, 2) / 2), 0)::bigint
+SELECT count(*) AS points,
+       coalesce(sum(greatest(pg_column_size(latency_bins) - 24, 2) / 2), 0)::bigint AS bins
 FROM analytics.daily_rollups
 WHERE org_id = %(org_id)s AND bucket_start >= %(start)s AND bucket_start < %(end)s
   AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text);
 
 -- name: size_minute
 -- How many points and histogram entries an answer from the raw events would have.
-SELECT count(DISTINCT (minute, model_id)), count(DISTINCT (minute, model_id, bin))
+SELECT count(DISTINCT (minute, model_id)) AS points, count(DISTINCT (minute, model_id, bin)) AS bins
 FROM (SELECT date_trunc('minute', occurred_at, 'UTC') AS minute, model_id, analytics.latency_bin(latency_ms) AS bin
       FROM analytics.usage_events
       WHERE org_id = %(org_id)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
@@ -56,8 +58,9 @@ WITH bins AS (
       AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text)
     GROUP BY 1, 2, 3
 )
-SELECT bucket_start, model_id, sum(invocations)::bigint, sum(status_error)::bigint,
-       sum(status_timeout)::bigint, sum(status_throttled)::bigint, array_agg(bin), array_agg(invocations)
+SELECT bucket_start, model_id, sum(invocations)::bigint AS invocations, sum(status_error)::bigint AS status_error,
+       sum(status_timeout)::bigint AS status_timeout, sum(status_throttled)::bigint AS status_throttled,
+       array_agg(bin) AS latency_bins, array_agg(invocations) AS latency_counts
 FROM bins
 GROUP BY bucket_start, model_id
 ORDER BY bucket_start, model_id;

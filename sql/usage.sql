@@ -14,10 +14,10 @@ SELECT (SELECT points FROM size) AS points,
                   '","modelId":', to_json(model_id), ',"invocations":', invocations, ',"errors":', errors,
                   ',"inputTokens":', input_tokens, ',"outputTokens":', output_tokens,
                   ',"costEstimateCents":', trim_scale(cost_estimate_cents), '}'),
-           ',' ORDER BY bucket_start, model_id),
-       coalesce(sum(invocations), 0)::text, coalesce(sum(errors), 0)::text,
-       coalesce(sum(input_tokens), 0)::text, coalesce(sum(output_tokens), 0)::text,
-       trim_scale(coalesce(sum(cost_estimate_cents), 0))::text
+           ',' ORDER BY bucket_start, model_id) AS series,
+       coalesce(sum(invocations), 0)::text AS invocations, coalesce(sum(errors), 0)::text AS errors,
+       coalesce(sum(input_tokens), 0)::text AS input_tokens, coalesce(sum(output_tokens), 0)::text AS output_tokens,
+       trim_scale(coalesce(sum(cost_estimate_cents), 0))::text AS cost_estimate_cents
 FROM analytics.hourly_rollups
 WHERE org_id = %(org_id)s AND bucket_start >= %(start)s AND bucket_start < %(end)s
   AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text)
@@ -36,10 +36,10 @@ SELECT (SELECT points FROM size) AS points,
                   '","modelId":', to_json(model_id), ',"invocations":', invocations, ',"errors":', errors,
                   ',"inputTokens":', input_tokens, ',"outputTokens":', output_tokens,
                   ',"costEstimateCents":', trim_scale(cost_estimate_cents), '}'),
-           ',' ORDER BY bucket_start, model_id),
-       coalesce(sum(invocations), 0)::text, coalesce(sum(errors), 0)::text,
-       coalesce(sum(input_tokens), 0)::text, coalesce(sum(output_tokens), 0)::text,
-       trim_scale(coalesce(sum(cost_estimate_cents), 0))::text
+           ',' ORDER BY bucket_start, model_id) AS series,
+       coalesce(sum(invocations), 0)::text AS invocations, coalesce(sum(errors), 0)::text AS errors,
+       coalesce(sum(input_tokens), 0)::text AS input_tokens, coalesce(sum(output_tokens), 0)::text AS output_tokens,
+       trim_scale(coalesce(sum(cost_estimate_cents), 0))::text AS cost_estimate_cents
 FROM analytics.daily_rollups
 WHERE org_id = %(org_id)s AND bucket_start >= %(start)s AND bucket_start < %(end)s
   AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text)

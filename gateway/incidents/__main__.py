@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from gateway.http.params import Params
 from gateway.http.problems import Problem
-from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS, STATUSES, IncidentExporter
+from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS, IncidentExporter
 from gateway.incidents.request import PARAMETERS, read_request
 from shared.errors import AnalyticsError
 from shared.settings import DatabaseSettings, load_or_exit
+from shared.usage_event.schema import STATUSES
 from shared.usage_event.text import org_id_text
 
 _OPTIONS = {

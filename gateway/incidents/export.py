@@ -11,6 +11,7 @@ from typing import Self
 
 from shared.postgres import Cursor, Database, Pool
 from shared.statements import load_statements
+from shared.usage_event.schema import STATUSES
 
 COLUMNS = (
     "event_id", "org_id", "occurred_at", "received_at", "model_id", "actor_id", "input_tokens",
@@ -18,7 +19,6 @@ COLUMNS = (
 )  # fmt: skip
 DEFAULT_ROWS = 10_000
 MAX_ROWS = 1_000_000
-STATUSES = ("success", "error", "timeout", "throttled")
 
 # Exports have connections of their own, so that slow downloads never hold up the other reads.
 _CONNECTIONS = 2

@@ -1,7 +1,8 @@
 """Reads what an incident export is asked for: the same rules over HTTP and on a command line."""
 
 from gateway.http.params import Params
-from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS, STATUSES, IncidentRequest
+from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS, IncidentRequest
+from shared.usage_event.schema import STATUSES
 
 PARAMETERS = ("start", "end", "modelId", "status", "maxRows")
 

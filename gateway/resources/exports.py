@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
@@ -12,13 +11,14 @@ import falcon
 from gateway.access.audit import write_audit_row
 from gateway.access.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
 from gateway.access.middleware import refuse_repeated
-from gateway.database import GatewayDatabase
+from gateway.database import GatewayDatabase, Row, fetch_rows
 from gateway.http.answers import encode, rfc3339_or_none, send
 from gateway.http.bodies import read_object
 from gateway.http.params import Params
 from gateway.http.problems import Fault, Problem
 from shared.buckets import rfc3339, widen
 from shared.clock import Clock
+from shared.metrics import EXPORT_STATUSES
 from shared.postgres import Cursor
 from shared.s3 import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
@@ -27,19 +27,10 @@ from shared.usage_event.text import instant, uuid_text
 MAX_WINDOW = timedelta(days=31)
 _MAX_MODELS = 100
 _MAX_BODY_BYTES = 512 * 1024
-_GRAINS = {"hourly": "hour", "daily": "day", "monthly": "day"}
-_STATUSES = ("pending", "running", "succeeded", "failed", "expired")
-_COMPRESSIONS = {"none": False, "gzip": True}
-
-_COLUMNS = (
-    "job_id", "org_id", "status", "granularity", "window_start", "window_end", "models", "compress",
-    "requested_by", "created_at", "started_at", "completed_at", "expires_at", "rows_done", "row_count",
-    "checksum", "size_bytes", "data_as_of", "object_key", "error",
-)  # fmt: skip
+GRAINS = {"hourly": "hour", "daily": "day", "monthly": "day"}
+COMPRESSIONS = {"none": False, "gzip": True}
 
 _SQL = load_statements("export_jobs.sql")
-
-Job = dict[str, Any]
 
 
 class ExportsResource:
@@ -65,11 +56,11 @@ class ExportsResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """List jobs, newest first."""
         params = Params(req.query_string, "status", "limit", "cursor")
-        status = params.choice("status", _STATUSES)
+        status = params.choice("status", EXPORT_STATUSES)
         limit = params.whole_number("limit", min_value=1, max_value=200, default=50)
         created_at, job_id = _read_cursor(params)
         params.check()
-        rows = self._database.rows(
+        jobs = self._database.rows(
             _SQL["list_jobs"],
             {
                 "org_id": org_id,
@@ -79,7 +70,6 @@ class ExportsResource:
                 "before_job_id": job_id,
             },
         )
-        jobs = [_job(row) for row in rows]
         more = _write_cursor(jobs[limit - 1]) if len(jobs) > limit else None
         send(req, resp, {"jobs": [_shown(job) for job in jobs[:limit]], "nextCursor": more})
 
@@ -131,25 +121,21 @@ class DownloadResource:
         )
 
 
-def _create(cur: Cursor, wanted: dict[str, Any], req: falcon.Request) -> Job:
+def _create(cur: Cursor, wanted: dict[str, Any], req: falcon.Request) -> Row:
     """Create the job, or find the one that the key's first request created; with its audit row."""
-    row = _first(cur, "find_job_by_key", wanted) if wanted["idempotency_key"] is not None else None
-    created = None if row else _first(cur, "create_job", wanted)
-    # No row: another request has just created it.
-    row = row or created or _first(cur, "find_job_by_key", wanted)
-    if row is None or not (created or row[-1]):
+    found = fetch_rows(cur, _SQL["find_job_by_key"], wanted) if wanted["idempotency_key"] is not None else []
+    if not found:
+        created = fetch_rows(cur, _SQL["create_job"], wanted)
+        # Not created: another request has just done so.
+        found = created or fetch_rows(cur, _SQL["find_job_by_key"], wanted)
+    if not (found and found[0].get("same_request", True)):
         detail = "This Idempotency-Key was used for another export; choose a new one."
         raise Problem(422, detail, slug="idempotency-key-reused")
     write_audit_row(cur, req)
-    return _job(row)
+    return found[0]
 
 
-def _first(cur: Cursor, statement: str, parameters: dict[str, Any]) -> tuple[Any, ...] | None:
-    cur.execute(_SQL[statement], parameters)
-    return cur.fetchone()
-
-
-def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Job:
+def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Row:
     """Return an organisation's job. What is another's, or malformed, was never there."""
     try:
         rows = database.rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid_text(job_id)})
@@ -157,14 +143,10 @@ def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Job:
         rows = []
     if not rows:
         raise Problem(404, "This organisation has no such export.", slug="export-not-found")
-    return _job(rows[0])
+    return rows[0]
 
 
-def _job(row: Sequence[Any]) -> Job:
-    return dict(zip(_COLUMNS, row, strict=False))  # find_job_by_key has a column more
-
-
-def _shown(job: Job) -> dict[str, Any]:
+def _shown(job: Row) -> dict[str, Any]:
     return {
         "jobId": job["job_id"],
         "orgId": job["org_id"],
@@ -187,7 +169,7 @@ def _shown(job: Job) -> dict[str, Any]:
     }
 
 
-def _file_name(job: Job) -> str:
+def _file_name(job: Row) -> str:
     start, end = (f"{job[name]:%Y%m%dT%H%MZ}" for name in ("window_start", "window_end"))
     end_of_name = "csv.gz" if job["compress"] else "csv"
     return f"usage-{job['org_id']}-{job['granularity']}-{start}-{end}.{end_of_name}"
@@ -205,7 +187,7 @@ def _read_cursor(params: Params) -> tuple[datetime | None, str | None]:
         return None, None
 
 
-def _write_cursor(job: Job) -> str:
+def _write_cursor(job: Row) -> str:
     return base64.urlsafe_b64encode(f"{rfc3339(job['created_at'])} {job['job_id']}".encode()).decode()
 
 
@@ -216,14 +198,14 @@ def _wanted(req: falcon.Request) -> dict[str, Any]:
     body = read_object(req, max_bytes=_MAX_BODY_BYTES)
     for name in body.keys() - {"timeRange", "granularity", "models", "compression"}:
         faults.append(Fault(field=name[:100], reason="is not a field here"))  # noqa: PERF401  reads plainly
-    granularity = _choice(body, "granularity", _GRAINS, "daily", faults)
-    start, end = _window(body.get("timeRange"), _GRAINS[granularity], faults)
+    granularity = _choice(body, "granularity", GRAINS, "daily", faults)
+    start, end = _window(body.get("timeRange"), GRAINS[granularity], faults)
     wanted = {
         "granularity": granularity,
         "window_start": start,
         "window_end": end,
         "models": _models(body.get("models"), faults),
-        "compress": _COMPRESSIONS[_choice(body, "compression", _COMPRESSIONS, "none", faults)],
+        "compress": COMPRESSIONS[_choice(body, "compression", COMPRESSIONS, "none", faults)],
         "idempotency_key": _idempotency_key(req.get_header("Idempotency-Key"), faults),
     }
     if faults:

@@ -1,13 +1,13 @@
 """How far an organisation's numbers lag behind its events; see analytics.freshness_status."""
 
 import math
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import falcon
 import msgspec
 
 from gateway.access.authorize import USAGE_READ
-from gateway.database import GatewayDatabase
+from gateway.database import GatewayDatabase, Row, fetch_rows
 from gateway.http.answers import rfc3339_or_none, send
 from gateway.http.params import Params
 from gateway.resources.freshness_cache import FreshnessCache
@@ -101,13 +101,13 @@ class FreshnessReader:
         now = self._clock()
         parameters = {"org_id": org_id, "as_of": now, "max_entries": MAX_ENTRIES + 1}
 
-        def read(cur: Cursor) -> tuple[Summary, list[tuple[Any, ...]]]:
-            cur.execute(_SQL["summary_of_org"], parameters)
-            [summed_up] = cur.fetchall()
-            cur.execute(_SQL["entries_of_org"], parameters)
-            return _summary(org_id, summed_up), cur.fetchall()
+        def read(cur: Cursor) -> tuple[list[Row], list[Row]]:
+            statements = _SQL["summary_of_org"], _SQL["entries_of_org"]
+            summed_up, rows = (fetch_rows(cur, statement, parameters) for statement in statements)
+            return summed_up, rows
 
-        summary, rows = self._database.snapshot(read)
+        [summed_up], rows = self._database.snapshot(read)
+        summary = _summary(org_id, summed_up)
         return Freshness(
             org_id=org_id,
             status=summary.status,
@@ -115,20 +115,26 @@ class FreshnessReader:
             as_of=rfc3339(now),
             truncated=len(rows) > MAX_ENTRIES,
             entries=[
-                Entry(model, rfc3339(last_event), rfc3339_or_none(last_rollup), _floor(lag), status)
-                for model, last_event, last_rollup, lag, status in rows[:MAX_ENTRIES]
+                Entry(
+                    model_id=row["model_id"],
+                    last_event_at=rfc3339(row["last_event_at"]),
+                    last_rollup_at=rfc3339_or_none(row["last_rollup_at"]),
+                    lag_seconds=_floor(row["lag_seconds"]),
+                    status=row["status"],
+                )
+                for row in rows[:MAX_ENTRIES]
             ],
         )
 
 
-def _summary(org_id: str, row: tuple[Any, ...]) -> Summary:
-    lag, status, last_event, last_rollup = row
+def _summary(org_id: str, row: Row) -> Summary:
+    lag_seconds = row["lag_seconds"]
     return Summary(
         org_id=org_id,
-        status=status or "unknown",
-        lag_seconds=None if lag is None else _floor(lag),
-        last_event_at=rfc3339_or_none(last_event),
-        last_rollup_at=rfc3339_or_none(last_rollup),
+        status=row["status"] or "unknown",
+        lag_seconds=None if lag_seconds is None else _floor(lag_seconds),
+        last_event_at=rfc3339_or_none(row["last_event_at"]),
+        last_rollup_at=rfc3339_or_none(row["last_rollup_at"]),
     )
 
 

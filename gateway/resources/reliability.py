@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import falcon
 import msgspec
 
 from gateway.access.authorize import RELIABILITY_READ
-from gateway.database import GatewayDatabase
+from gateway.database import GatewayDatabase, Row, fetch_rows
 from gateway.http.answers import encode, send
 from gateway.http.params import Params
 from gateway.http.sizes import is_light, refuse_larger
@@ -18,6 +19,7 @@ from shared.buckets import rfc3339
 from shared.latency_histogram import PERCENTILES, add, percentiles_ms
 from shared.postgres import Cursor
 from shared.statements import load_statements
+from shared.usage_event.schema import FAILED_STATUSES
 
 _SQL = load_statements("reliability.sql")
 _NAMES = tuple(PERCENTILES)
@@ -26,6 +28,8 @@ _ALWAYS = ("p50", "p95", "p99")
 
 Codes = list[dict[str, object]]
 Figures = dict[str, Any]
+
+_SUMS = ("invocations", *(f"status_{status}" for status in FAILED_STATUSES))
 
 # Reading the largest answer, its histograms included, takes some seconds.
 _LIMIT_SECONDS = 30.0
@@ -57,9 +61,9 @@ class ReliabilityResource:
         answer |= {"percentile": percentile} if percentile else {}
         with ExitStack() as opened:
             held = None
-            [(points, bins)] = self._database.rows(_SQL[f"size_{window.granularity}"], parameters)
-            refuse_larger(window, model_id, points=points, bins=bins)
-            if not is_light(points=points, bins=bins):
+            [size] = self._database.rows(_SQL[f"size_{window.granularity}"], parameters)
+            refuse_larger(window, model_id, **size)
+            if not is_light(**size):
                 held = opened
                 opened.enter_context(self._large.slot(req))
 
@@ -79,51 +83,49 @@ def _series(cur: Cursor, percentile: str | None) -> tuple[list[msgspec.Raw], Fig
     """
     series: list[msgspec.Raw] = []
     totals = Tally()
-    codes = groupby(_fetched(cur, "fetch_codes"), key=lambda row: row[:2])
+    codes = groupby(_fetched(cur, "fetch_codes"), key=itemgetter("bucket_start", "model_id"))
     next_codes = next(codes, None)
-    for start, model_id, *sums, bins, counts in _fetched(cur, "fetch_points"):
+    for row in _fetched(cur, "fetch_points"):
         tally = Tally()
-        tally.add(sums, bins, counts)
-        totals.add(sums, bins, counts)
+        tally.add(row)
+        totals.add(row)
         found = []
-        if next_codes is not None and next_codes[0] == (start, model_id):
+        if next_codes is not None and next_codes[0] == (row["bucket_start"], row["model_id"]):
             found = _codes(next_codes[1])
             next_codes = next(codes, None)
-        point = {"bucketStart": rfc3339(start), "modelId": model_id} | tally.figures(found, percentile)
-        series.append(msgspec.Raw(encode(point)))
+        point = {"bucketStart": rfc3339(row["bucket_start"]), "modelId": row["model_id"]}
+        series.append(msgspec.Raw(encode(point | tally.figures(found, percentile))))
     of_window = _codes(next_codes[1]) if next_codes is not None else []
     return series, totals.figures(of_window, percentile)
 
 
-def _fetched(cur: Cursor, statement: str) -> Iterator[tuple[Any, ...]]:
-    while True:
-        cur.execute(_SQL[statement])
-        rows = cur.fetchall()
-        if not rows:
-            return
+def _fetched(cur: Cursor, statement: str) -> Iterator[Row]:
+    while rows := fetch_rows(cur, _SQL[statement]):
         yield from rows
 
 
-def _codes(rows: Iterable[tuple[Any, ...]]) -> Codes:
-    return [{"errorCode": code, "count": count} for _, _, code, count in rows]
+def _codes(rows: Iterable[Row]) -> Codes:
+    return [{"errorCode": row["error_code"], "count": row["events"]} for row in rows]
 
 
 class Tally:
     """Sums of one point or of many: calls by outcome, and their latencies as one histogram."""
 
     def __init__(self) -> None:
-        self._sums = [0, 0, 0, 0]
+        self._sums = dict.fromkeys(_SUMS, 0)
         self._histogram: dict[int, int] = {}
 
-    def add(self, sums: Iterable[int], bins: Iterable[int], counts: Iterable[int]) -> None:
-        """Add a point. sums: calls, and those that ended in error, timeout and throttled."""
-        self._sums = [mine + more for mine, more in zip(self._sums, sums, strict=True)]
-        add(self._histogram, bins, counts)
+    def add(self, row: Row) -> None:
+        """Add a point."""
+        for name in _SUMS:
+            self._sums[name] += row[name]
+        add(self._histogram, row["latency_bins"], row["latency_counts"])
 
     def figures(self, codes: Codes, percentile: str | None) -> Figures:
         """Return what an answer says of it. Without calls there is neither a rate nor a percentile: null."""
-        invocations, *failed = self._sums
-        errors = sum(failed)
+        invocations = self._sums["invocations"]
+        by_status = {status: self._sums[f"status_{status}"] for status in FAILED_STATUSES}
+        errors = sum(by_status.values())
         values = percentiles_ms(self._histogram, _QUANTILES)
         latency = dict(zip(_NAMES, values, strict=True)) if values else dict.fromkeys(_NAMES)
         figures = {
@@ -131,7 +133,7 @@ class Tally:
             "errors": errors,
             "errorRate": errors / invocations if invocations else None,
             "latencyMs": {name: latency[name] for name in _ALWAYS},
-            "errorsByStatus": dict(zip(("error", "timeout", "throttled"), failed, strict=True)),
+            "errorsByStatus": by_status,
             "errorCodes": codes,
         }
         return figures | ({"latencyPercentileMs": latency[percentile]} if percentile else {})

@@ -16,7 +16,14 @@ from gateway.resources.freshness import FreshnessReader
 from shared.buckets import rfc3339
 from shared.statements import load_statements
 
-_SUMS = ("invocations", "errors", "inputTokens", "outputTokens", "costEstimateCents")
+_SUMS = {
+    "invocations": "invocations",
+    "errors": "errors",
+    "inputTokens": "input_tokens",
+    "outputTokens": "output_tokens",
+    "costEstimateCents": "cost_estimate_cents",
+}
+"""The sums of the totals, and their columns."""
 
 _SQL = load_statements("usage.sql")
 
@@ -44,22 +51,21 @@ class UsageResource:
                 _SQL[window.granularity], {**parameters, "max_points": MAX_LIGHT_POINTS}
             )
             held = None
-            if not is_light(points=row[0]):
+            if not is_light(points=row["points"]):
                 held = opened
-                refuse_larger(window, model_id, points=row[0])
+                refuse_larger(window, model_id, points=row["points"])
                 opened.enter_context(self._large.slot(req))
                 [row] = self._database.rows(
                     _SQL[window.granularity], {**parameters, "max_points": MAX_POINTS}
                 )
-                refuse_larger(window, model_id, points=row[0])
-            _, points, *sums = row
+                refuse_larger(window, model_id, points=row["points"])
             answer: dict[str, Any] = {
                 "orgId": org_id,
                 "start": rfc3339(window.start),
                 "end": rfc3339(window.end),
                 "granularity": window.granularity,
-                "series": _json(f"[{points or ''}]"),
-                "totals": {name: _json(text) for name, text in zip(_SUMS, sums, strict=True)},
+                "series": _json(f"[{row['series'] or ''}]"),
+                "totals": {name: _json(row[column]) for name, column in _SUMS.items()},
                 "freshness": freshness.shown(),
             }
             if model_id is not None:

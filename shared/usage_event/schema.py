@@ -33,7 +33,7 @@ The reasons an `InvalidEvent` can have (`Reason`):
 from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -140,6 +140,11 @@ _Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 _Milliseconds = Annotated[int, Meta(ge=0, le=MAX_LATENCY_MS)]
 
 
+Status = Literal["success", "error", "timeout", "throttled"]
+STATUSES: tuple[str, ...] = get_args(Status)
+FAILED_STATUSES = tuple(status for status in STATUSES if status != "success")
+
+
 class Fields(msgspec.Struct, gc=False):
     """An event's fields as its JSON has them. Types hold what msgspec checks, `RULES` the sentences."""
 
@@ -147,7 +152,7 @@ class Fields(msgspec.Struct, gc=False):
     org_id: str
     occurred_at: str
     model_id: _Name
-    status: Literal["success", "error", "timeout", "throttled"]
+    status: Status
     latency_ms: _Milliseconds
     input_tokens: _Tokens
     output_tokens: _Tokens
@@ -182,7 +187,7 @@ RULES = {
     "org_id": f"{_UUID_RULE}, not the nil UUID",
     "occurred_at": "an RFC 3339 time with Z or an offset, such as 2026-11-23T09:04:00.250Z",
     "model_id": _NAME_RULE,
-    "status": "one of success, error, timeout, throttled",
+    "status": f"one of {', '.join(STATUSES)}",
     "latency_ms": f"an integer from 0 to {MAX_LATENCY_MS}",
     "input_tokens": _TOKENS_RULE,
     "output_tokens": _TOKENS_RULE,

@@ -1,0 +1,56 @@
+"""Words that code, SQL and the API's description share are the same in all three."""
+
+import re
+from typing import Any
+
+import pytest
+
+from gateway.http.params import MAX_WINDOWS
+from gateway.http.sizes import MAX_BINS, MAX_POINTS
+from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS
+from gateway.resources.exports import COMPRESSIONS, GRAINS
+from gateway.resources.freshness import MAX_ENTRIES
+from shared.metrics import EXPORT_STATUSES
+from shared.statements import SQL_FOLDER
+from shared.usage_event.schema import STATUSES
+from tests.support.gateway_app import DOCUMENT
+
+SCHEMAS = DOCUMENT["components"]["schemas"]
+MIGRATIONS = "".join(path.read_text(encoding="utf-8") for path in (SQL_FOLDER / "migrations").glob("*.sql"))
+
+
+def parameter(path: str, name: str) -> Any:
+    """Return the schema of a query parameter of a GET."""
+    for item in DOCUMENT["paths"][f"/analytics/v1/orgs/{{orgId}}/{path}"]["get"]["parameters"]:
+        if item.get("name") == name:
+            return item["schema"]
+    raise AssertionError(f"{path} has no parameter {name}")
+
+
+@pytest.mark.parametrize(
+    "words", [STATUSES, EXPORT_STATUSES, tuple(GRAINS)], ids=["event", "job", "granularity"]
+)
+def test_the_tables_allow_exactly_the_words_of_the_code(words: tuple[str, ...]) -> None:
+    lists = [tuple(re.findall(r"'(\w+)'", found)) for found in re.findall(r"\bIN \(([^()]*)\)", MIGRATIONS)]
+    assert words in lists
+    assert not any(set(words) < set(found) for found in lists)
+
+
+def test_the_description_names_the_words_of_the_code() -> None:
+    assert parameter("incidents/export", "status")["enum"] == list(STATUSES)
+    assert SCHEMAS["UsageEvent"]["properties"]["status"]["enum"] == list(STATUSES)
+    assert parameter("exports", "status")["enum"] == list(EXPORT_STATUSES)
+    job = SCHEMAS["ExportJob"]["properties"]
+    assert job["status"]["enum"] == list(EXPORT_STATUSES)
+    assert job["granularity"]["enum"] == list(GRAINS)
+    assert job["compression"]["enum"] == list(COMPRESSIONS)
+    assert parameter("reliability", "granularity")["enum"] == list(MAX_WINDOWS)
+
+
+def test_the_description_names_the_limits_of_the_code() -> None:
+    rows = parameter("incidents/export", "maxRows")
+    assert (rows["maximum"], rows["default"]) == (MAX_ROWS, DEFAULT_ROWS)
+    assert SCHEMAS["Freshness"]["properties"]["entries"]["maxItems"] == MAX_ENTRIES
+    said = DOCUMENT["paths"]["/analytics/v1/orgs/{orgId}/reliability"]["get"]["description"]
+    assert f"{MAX_POINTS:,} points" in said
+    assert f"{MAX_BINS:,} entries" in said
