@@ -3,9 +3,9 @@
 import threading
 from datetime import timedelta
 
-from export_worker.csv_report import CsvReport, Report
 from export_worker.jobs import Job
 from export_worker.pipe import Pipe
+from export_worker.report import CsvReport, Report
 from shared.buckets import rfc3339
 from shared.errors import AnalyticsError, ObjectStoreUnavailable
 from shared.postgres import Database

@@ -1,4 +1,4 @@
-"""The worker process: its slots, the heartbeat that keeps their claims, the upkeep, the probes."""
+"""The worker process: its runners, the heartbeat that keeps their claims, the upkeep, the probes."""
 
 import threading
 import time
@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from export_worker.delivery import TIME_LIMIT
 from export_worker.gauges import set_gauges
 from export_worker.jobs import Jobs
-from export_worker.slot import Slot
+from export_worker.runner import Runner
 from export_worker.upkeep import Upkeep
-from export_worker.wake import Wake
+from export_worker.wakeups import Wakeups
 from shared.errors import AnalyticsError, DependencyError, ObjectStoreRefused, ObjectStoreUnavailable
 from shared.metrics import ExportMetrics
 from shared.migrate import check_schema
@@ -44,16 +44,16 @@ class Worker:
         self._stop = stop
         self._metrics = ExportMetrics(CollectorRegistry())
         self._store = ObjectStore(settings)
-        self._wake = Wake()
+        self._wakeups = Wakeups()
         self._heartbeat_jobs = self._jobs("heartbeat")
-        self._slots = [
-            Slot(
-                self._jobs(f"slot {number}", statement_timeout_seconds=TIME_LIMIT.total_seconds()),
+        self._runners = [
+            Runner(
+                self._jobs(f"runner {number}", statement_timeout_seconds=TIME_LIMIT.total_seconds()),
                 self._store,
                 metrics=self._metrics,
                 settings=settings,
                 stop=stop,
-                wake=self._wake,
+                wakeups=self._wakeups,
                 require_schema=self._require_schema,
             )
             for number in range(1, settings.concurrency + 1)
@@ -87,12 +87,14 @@ class Worker:
         """
         parts = Parts(self._stop)
         start_probe_server(self._settings.metrics_port, self._metrics, self._live, self._ready, parts)
-        slots = [parts.start(f"slot {number}", slot.run) for number, slot in enumerate(self._slots, 1)]
+        runners = [
+            parts.start(f"runner {number}", runner.run) for number, runner in enumerate(self._runners, 1)
+        ]
         for name, work, every_seconds in self._loops():
             parts.start(name, lambda work=work, every=every_seconds: self._repeat(work, every))  # type: ignore[misc]
         parts.wait()
-        self._wake.ring()
-        self._finish(slots)
+        self._wakeups.notify()
+        self._finish(runners)
         parts.check()
 
     def _loops(self) -> list[tuple[str, Callable[[], None], float]]:
@@ -110,12 +112,12 @@ class Worker:
             ("listener", lambda: self._listen(listener, interval_seconds), 0),
         ]
 
-    def _finish(self, slots: list[threading.Thread]) -> None:
+    def _finish(self, runners: list[threading.Thread]) -> None:
         """Wait a little for what is under way; give the rest back, so that others begin at once."""
-        join(slots, _FINISH_SECONDS)
+        join(runners, _FINISH_SECONDS)
         jobs = self._jobs("stop")
-        for slot in self._slots:
-            delivery = slot.delivery
+        for runner in self._runners:
+            delivery = runner.delivery
             if delivery is None:
                 continue
             delivery.abort("the worker stops")
@@ -124,17 +126,17 @@ class Worker:
                 _log.info("job given back" if given else "job was done", job_id=delivery.job.job_id)
             except DependencyError as error:
                 _log.warning("job left until its lease ends", job_id=delivery.job.job_id, error=str(error))
-        join(slots, _CLOSE_SECONDS)
+        join(runners, _CLOSE_SECONDS)
 
     def _listen(self, listener: Jobs, seconds: float) -> None:
         if listener.wait_notified(seconds):
-            self._wake.ring()
+            self._wakeups.notify()
 
     def _beat(self) -> None:
         """Keep the claims of what is under way, show its progress, and end what was lost."""
         self._beat_at = time.monotonic()
-        for slot in self._slots:
-            delivery = slot.delivery
+        for runner in self._runners:
+            delivery = runner.delivery
             if delivery and not self._heartbeat_jobs.extend_lease(delivery.job, delivery.rows_done):
                 # Claimed by another worker; or recorded as done a moment ago, and then this does nothing.
                 delivery.abort("the claim was lost")

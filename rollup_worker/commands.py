@@ -1,4 +1,4 @@
-"""The commands `verify` and `rebuild`: their arguments, and what they say."""
+"""The commands `verify` and `rebuild`: their arguments, and where they write."""
 
 import argparse
 import re
@@ -39,8 +39,8 @@ def run_command(options: argparse.Namespace, database_url: str) -> int:
     window = Window(_midnight(options.first), _midnight(options.last) + timedelta(days=1), options.org)
     try:
         if options.command == "verify":
-            return 1 if verify(database, window, _say) else 0
-        rebuild(database, window, _say)
+            return 1 if verify(database, window, _write_line) else 0
+        rebuild(database, window, _write_line)
     except AnalyticsError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -49,7 +49,7 @@ def run_command(options: argparse.Namespace, database_url: str) -> int:
     return 0
 
 
-def _say(line: str) -> None:
+def _write_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

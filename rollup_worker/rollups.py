@@ -67,10 +67,10 @@ class Rollups:
         if claim is None:
             self._metrics.last_success.set(self._clock().timestamp())
             return 0
-        self._tell(claim, time.monotonic() - began)
+        self._count(claim, time.monotonic() - began)
         return len(claim.batch_ids)
 
-    def _tell(self, claim: Claim, seconds: float) -> None:
+    def _count(self, claim: Claim, seconds: float) -> None:
         now = self._clock()
         self._metrics.last_success.set(now.timestamp())
         self._metrics.events.inc(claim.events)

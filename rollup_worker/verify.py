@@ -23,7 +23,7 @@ _MAX_ROWS = 1000
 _DAY = timedelta(days=1)
 _LIMIT_SECONDS = 3600
 
-Say = Callable[[str], None]
+WriteLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class _Compared:
     events: int
 
 
-def verify(database: Database, window: Window, say: Say) -> int:
-    """Compare day by day, saying each difference; return how many there are (at most 1,000 a kind and day).
+def verify(database: Database, window: Window, write_line: WriteLine) -> int:
+    """Compare day by day, writing each difference; return how many there are (at most 1,000 a kind and day).
 
     A day of which raw events or rollups were dropped is said to be not verifiable; of its rollups only the
     days are compared with the hours. Raises DatabaseUnavailable.
@@ -81,22 +81,26 @@ def verify(database: Database, window: Window, say: Say) -> int:
     for day in window.days():
         found = _compare(database, day)
         for line in found.differences:
-            say(f"DIFFERS  {line}")
+            write_line(f"DIFFERS  {line}")
         at = f"{day.start:%Y-%m-%d}"
         if found.dropped:
             not_verifiable.append(day.start.date())
-            say(f"{at}  not verifiable: {found.dropped} of this day were dropped ({found.rollups:,} rollups)")
+            write_line(
+                f"{at}  not verifiable: {found.dropped} of this day were dropped ({found.rollups:,} rollups)"
+            )
         else:
             counts = f"{found.rollups:,} rollups, {found.events:,} events"
-            say(f"{at}  {counts}, {len(found.differences)} differences")
+            write_line(f"{at}  {counts}, {len(found.differences)} differences")
             events, rollups = events + found.events, rollups + found.rollups
         differences += len(found.differences)
     if not_verifiable:
-        say(f"not verifiable, since raw events or rollups were dropped: {_listed(not_verifiable)}")
+        write_line(f"not verifiable, since raw events or rollups were dropped: {_listed(not_verifiable)}")
     if differences:
-        say(f"{differences} differences; `rebuild` makes the rollups of a window again from raw events")
+        write_line(
+            f"{differences} differences; `rebuild` makes the rollups of a window again from raw events"
+        )
     else:
-        say(f"no difference: {rollups:,} rollups agree with the raw events, {events:,} in all")
+        write_line(f"no difference: {rollups:,} rollups agree with the raw events, {events:,} in all")
     return differences
 
 
@@ -137,7 +141,7 @@ def _describe(what: str, row: tuple[Any, ...]) -> str:
     return f"{what} {start:%Y-%m-%dT%H:%MZ}  {org_id}  {model_id}  {'; '.join(parts)}"
 
 
-def rebuild(database: Database, window: Window, say: Say) -> None:
+def rebuild(database: Database, window: Window, write_line: WriteLine) -> None:
     """Make a window's rollups again from raw events, one short transaction a day.
 
     Raises AnalyticsError that names the days when raw events of some were dropped: their rollups could only
@@ -157,7 +161,7 @@ def rebuild(database: Database, window: Window, say: Say) -> None:
             cur.execute(_ROLLUPS["add_daily"])
             made = cur.rowcount
             cur.execute(_ROLLUPS["remake_error_codes_of_day"], day.parameters)
-        say(f"{day.start:%Y-%m-%d}  rebuilt, {made:,} daily rollups")
+        write_line(f"{day.start:%Y-%m-%d}  rebuilt, {made:,} daily rollups")
 
 
 def _refuse_dropped(cur: Cursor, days: Iterable[_Day]) -> None:

@@ -116,7 +116,7 @@ def test_a_fault_in_the_upkeep_of_the_rollup_worker_ends_it_with_the_reason(
 @pytest.mark.parametrize(
     ("part", "fault"),
     [
-        ("slot", "REVOKE UPDATE ON analytics.export_jobs FROM analytics_export_worker"),
+        ("runner", "REVOKE UPDATE ON analytics.export_jobs FROM analytics_export_worker"),
         ("gauges", "ALTER TABLE analytics.export_jobs RENAME COLUMN started_at TO gone"),
     ],
 )

@@ -199,7 +199,7 @@ def test_verify_finds_one_wrong_token_and_rebuild_mends_it_while_batches_wait(
     differences = found_by_verify(worker_database)
     assert any("input tokens" in line and "hour" in line for line in differences)
     assert any("error code" in line for line in differences)
-    rebuild(worker_database, window(4), say=lambda _: None)
+    rebuild(worker_database, window(4), lambda _: None)
     assert found_by_verify(worker_database) == []
     drain(rollups)
     assert found_by_verify(worker_database) == []
@@ -240,7 +240,7 @@ def test_rebuild_while_batches_are_added_counts_everything_once(
     for at, piece in enumerate(pieces[20:]):
         insert_batch(owner, piece)
         if at % 20 == 0:
-            rebuild(worker_database, window(4), say=lambda _: None)
+            rebuild(worker_database, window(4), lambda _: None)
     done.set()
     worker.join()
     books.assert_equal(Expected(events))

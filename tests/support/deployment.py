@@ -121,7 +121,7 @@ def connections(name: str, environ: Mapping[str, str]) -> int:
         probe = 1
         return int(environ["WEB_CONCURRENCY"]) * (POOL_SIZE + MAX_STREAMS + probe)
     if name == "analytics-export-worker":
-        # One a slot; heartbeat, upkeep, listener, gauges, probe; at the stop one that gives jobs back.
+        # One a job at once; heartbeat, upkeep, listener, gauges, probe; at the stop one that gives jobs back.
         return int(environ["EXPORT_WORKER_CONCURRENCY"]) + 6
     if name == "analytics-ingestor":
         return WRITERS

@@ -1,4 +1,4 @@
-"""One slot of a worker: claims a job, delivers it, records what became of it, again and again."""
+"""Claims a job, delivers it, records what became of it, again and again; one thread for each job at once."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import structlog
 from export_worker.delivery import Aborted, Delivery
 from export_worker.jobs import Job, Jobs
 from export_worker.pipe import Standstill
-from export_worker.wake import Wake
+from export_worker.wakeups import Wakeups
 from shared.errors import (
     AnalyticsError,
     DatabaseUnavailable,
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 _FIRST_RETRY = timedelta(seconds=2)
 
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("slot")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("runner")
 
 
-class Slot:
+class Runner:
     """Works until the stop. For one thread; `delivery` may be read by any."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Slot:
         metrics: ExportMetrics,
         settings: ExportWorkerSettings,
         stop: Stop,
-        wake: Wake,
+        wakeups: Wakeups,
         require_schema: Callable[[], None],
     ) -> None:
         self._jobs = jobs
@@ -51,7 +51,7 @@ class Slot:
         self._metrics = metrics
         self._settings = settings
         self._stop = stop
-        self._wake = wake
+        self._wakeups = wakeups
         self._require_schema = require_schema
         self._backoff = Backoff(metrics.dependency_errors)
         self.delivery: Delivery | None = None
@@ -60,19 +60,19 @@ class Slot:
     def run(self) -> None:
         """Take jobs until the stop."""
         while not self._stop:
-            seen = self._wake.rings
+            seen = self._wakeups.count
             try:
                 self._require_schema()
                 job = self._look()
                 pause_seconds = 0 if job else self._pause_seconds()
             except DependencyError as error:
                 _log.warning("cannot take jobs, trying again", dependency=error.dependency, error=str(error))
-                self._wake.wait(seen, self._backoff.pause_seconds(error.dependency))
+                self._wakeups.wait(seen, self._backoff.pause_seconds(error.dependency))
                 continue
             self._backoff.reset()
             self._metrics.last_success.set_to_current_time()
             if job is None:
-                self._wake.wait(seen, pause_seconds)
+                self._wakeups.wait(seen, pause_seconds)
             else:
                 structlog.contextvars.clear_contextvars()
                 structlog.contextvars.bind_contextvars(
