@@ -48,6 +48,7 @@ def replay_dead_letters(options: argparse.Namespace) -> int:
             limit=options.limit,
             reason=options.reason,
             dry_run=options.dry_run,
+            read_frames=settings.read_frames,
         )
     except BrokerUnavailable as error:
         sys.stderr.write(f"RabbitMQ: {error}\nWhat was not replayed is still in the queue; run it again.\n")

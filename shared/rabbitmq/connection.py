@@ -58,7 +58,7 @@ class PlainConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has 
         properties: pika.BasicProperties,
         _body_bytes: int,
     ) -> None:
-        """Publish a message when its body comes, which is in one piece here."""
+        """Publish a message when its body comes, which is in one piece here, also where it is empty."""
         self._begun = exchange, routing_key, properties
 
     def send_piece(self, channel: Any, piece: bytes) -> None:

@@ -1,17 +1,14 @@
 """Connections to RabbitMQ and how they come back; pika's errors in our own words."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pika
-import pika.exceptions
 from pika.adapters.select_connection import IOLoop
 
 from shared.errors import BrokerUnavailable
 from shared.rabbitmq.connection import Connection, PlainConnection
 from shared.rabbitmq.frames import Delivery, Receiver
-from shared.rabbitmq.url import parameters
 
 # Above this a body that goes back to the broker is not put together first.
 MAX_GIVEN_BACK_BYTES = 64 * 1024
@@ -162,29 +159,3 @@ class Session:
 
 def _in_words(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextmanager
-def blocking_channel(url: str, *, connection_name: str) -> Iterator[Any]:
-    """Lend a channel whose calls wait for the broker, with publisher confirms on.
-
-    Raises BrokerUnavailable, for pika's errors inside the block too.
-    """
-    with translated_errors():
-        connection = pika.BlockingConnection(parameters(url, connection_name=connection_name))
-        try:
-            channel = connection.channel()
-            channel.confirm_delivery()
-            yield channel
-        finally:
-            if connection.is_open:
-                connection.close()
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn pika's errors, and the socket's beneath them, into BrokerUnavailable."""
-    try:
-        yield
-    except (pika.exceptions.AMQPError, OSError) as error:
-        raise BrokerUnavailable(str(error) or type(error).__name__) from error

@@ -60,6 +60,12 @@ class BrokerSettings(Settings):
         "quorum queue of refused events",
         default="analytics.usage.v1.dlq",
     )
+    read_frames: bool = setting(
+        "RABBITMQ_READ_FRAMES",
+        SWITCH,
+        "read AMQP frames in place of pika; without, slower, and a body of any size is held in memory",
+        default="true",
+    )
 
     @classmethod
     def contradictions(cls, values: Mapping[str, Any]) -> Iterator[str]:
@@ -114,12 +120,6 @@ class IngestorSettings(LogSettings, DatabaseSettings, BrokerSettings):
         duration("1ms", "1h"),
         "longest wait before a batch is written",
         default="200ms",
-    )
-    read_frames: bool = setting(
-        "RABBITMQ_READ_FRAMES",
-        SWITCH,
-        "read AMQP frames in place of pika; without, slower, and a body of any size is held in memory",
-        default="true",
     )
 
 

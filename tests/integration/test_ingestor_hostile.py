@@ -251,6 +251,19 @@ def test_a_message_of_128_mib_becomes_a_dead_letter_and_memory_stays_flat(accoun
         assert body == largest
 
 
+def test_replay_moves_what_has_no_room_in_memory(account: Account) -> None:
+    ingestion = account.ingestion
+    largest = b" " * (128 * MIB)
+    with RawPublisher(ingestion.broker.url) as publisher:
+        for body in (largest, *events(300, seed=11), largest):
+            publisher.publish(ingestion.topology.dead_letter_exchange, b"usage", properties({}), body)
+    done = replay(ingestion.broker, max_memory_bytes=260 * MIB)
+    assert done.returncode == 0, done.stderr
+    assert "302 replayed, 0 kept" in done.stdout
+    wait_until(lambda: results(account.process) == (300, 0, 2), seconds=60, what="all of them")
+    assert_never_lost_its_broker(account.process)
+
+
 def test_oversized_messages_wait_for_a_dead_letter_queue_that_is_full(account: Account) -> None:
     ingestion, process = account.ingestion, account.process
     large = [b"%d" % number + b" " * 2 * MIB for number in range(6)]

@@ -97,3 +97,34 @@ def test_a_limit_that_is_no_count_is_refused(broker: TestBroker, limit: str) -> 
     done = replay(broker, f"--limit={limit}")
     assert done.returncode == 2
     assert "--limit" in done.stderr
+
+
+def test_many_dead_letters_that_stay_do_not_keep_the_command_from_those_behind_them(
+    ingestion: Ingestion,
+) -> None:
+    put_dead_letters(ingestion, [b"{%d" % number for number in range(2_500)], "invalid-json")
+    put_dead_letters(ingestion, events(3), "rejected-by-database")
+    ingestion.wait_dead_letters(2_503)
+    done = replay(ingestion.broker, "--reason", "rejected-by-database")
+    assert done.stdout.startswith("3 replayed, 2500 kept"), done.stderr
+    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (3, 2_500)
+
+
+def test_all_by_pika_dead_letters_are_replayed_too(ingestion: Ingestion) -> None:
+    put_dead_letters(ingestion, [*events(3), b""], "rejected-by-database")
+    ingestion.wait_dead_letters(4)
+    done = replay(ingestion.broker, RABBITMQ_READ_FRAMES="false")
+    assert done.stdout.startswith("4 replayed, 0 kept"), done.stderr
+    assert ingestion.waiting() == 4
+
+
+def test_an_empty_dead_letter_queue_is_no_fault(ingestion: Ingestion) -> None:
+    done = replay(ingestion.broker)
+    assert (done.returncode, done.stdout.strip()) == (0, "0 replayed, 0 kept"), done.stderr
+
+
+def test_a_dead_letter_queue_that_is_not_there_is_said_in_a_sentence(broker: TestBroker) -> None:
+    done = replay(broker)
+    assert done.returncode == 1
+    assert "NOT_FOUND" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -87,12 +88,20 @@ class Ingestion:
         assert self.waiting() == 0
 
 
-def replay(broker: TestBroker, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run the command that puts dead letters back."""
+def replay(
+    broker: TestBroker, *options: str, max_memory_bytes: int | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command that puts dead letters back; max_memory_bytes: a limit on what it maps."""
+
+    def limit() -> None:
+        if max_memory_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
+
     return subprocess.run(
         [sys.executable, "-m", "ingestor", "replay-dead-letters", *options],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **broker.settings},
+        env={"PATH": os.environ["PATH"], **broker.settings, **environ},
+        preexec_fn=limit,
         capture_output=True,
         text=True,
         timeout=120,
