@@ -1,6 +1,6 @@
 """Export jobs in the database: claimed with a lease, and written to only by whoever holds the claim.
 
-The states are drawn in sql/migrations/0005_export_jobs.sql.
+The states are drawn in shared/export_job.py.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.postgres import Database
+from shared.postgres import Database, Row, fetch_rows
 from shared.statements import load_statements
 
 # These statements touch a row or two; a database that needs longer is silent or stuck.
@@ -64,13 +64,14 @@ class Jobs:
         )
         if row is None:
             return None
-        org_id, job_id, granularity, start, end, *rest = row
-        return Job(str(org_id), str(job_id), granularity, start.astimezone(UTC), end.astimezone(UTC), *rest)
+        ids = {name: str(row[name]) for name in ("org_id", "job_id")}
+        window = {name: row[name].astimezone(UTC) for name in ("window_start", "window_end")}
+        return Job(**(row | ids | window))
 
     def seconds_until_due(self) -> float | None:
         """Return how long until the next retry is due or lease ends; None when no job waits."""
         row = self._row("seconds_until_due", {})
-        return row[0] if row else None
+        return row["seconds"] if row else None
 
     def extend_lease(self, job: Job, rows_done: int) -> bool:
         """Keep the claim and show progress; False when it was lost."""
@@ -89,7 +90,7 @@ class Jobs:
             "fail_attempt",
             job.claim | {"max_attempts": self._max_attempts, "error": error, "pause": pause},
         )
-        return row[0] if row else None
+        return row["status"] if row else None
 
     def give_back(self, job: Job) -> bool:
         """Let others take the job at once, its attempt not counted; False when the claim was lost."""
@@ -110,10 +111,10 @@ class Jobs:
         """Wait until a job is inserted, at most this long; tell whether one was, or may have been."""
         return self.database.wait_notified(_SQL["listen"], seconds)
 
-    def _row(self, statement: str, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    def _row(self, statement: str, parameters: Mapping[str, Any]) -> Row | None:
         with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:
-            cur.execute(_SQL[statement], parameters)
-            return cur.fetchone()
+            rows = fetch_rows(cur, _SQL[statement], parameters)
+            return rows[0] if rows else None
 
     def _changed(self, statement: str, parameters: Mapping[str, Any]) -> bool:
         with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:

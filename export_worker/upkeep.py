@@ -9,6 +9,7 @@ import structlog
 from export_worker.jobs import Jobs
 from shared.errors import ObjectStoreRefused
 from shared.metrics import ExportMetrics
+from shared.postgres import fetch_rows
 from shared.process import Stop
 from shared.s3 import ObjectStore
 from shared.statements import load_statements
@@ -56,22 +57,24 @@ class Upkeep:
         twice and harms nobody. In random order they seldom do.
         """
         with self._database.transaction() as cur:
-            cur.execute(_SQL["jobs_with_leftovers"], {"max_jobs": _MAX_JOBS})
-            found = cur.fetchall()
+            found = fetch_rows(cur, _SQL["jobs_with_leftovers"], {"max_jobs": _MAX_JOBS})
         random.shuffle(found)
-        for org_id, job_id, object_to_keep in found:
+        for job in found:
             if stop:
                 return
-            folder = f"{org_id}/{job_id}/"
-            removed = [key for key in self._store.keys(folder) if key != object_to_keep]
+            folder = f"{job['org_id']}/{job['job_id']}/"
+            removed = [key for key in self._store.keys(folder) if key != job["object_to_keep"]]
             for key in removed:
                 self._store.remove(key)
             uploads = self._store.abort_uploads(folder)
-            self._change("mark_removed", org_id=org_id, job_id=job_id, object_to_keep=object_to_keep)
+            self._change("mark_removed", **job)
             self._metrics.objects_removed.inc(len(removed) + uploads)
             if removed or uploads:
                 _log.info(
-                    "objects removed", job_id=str(job_id), objects=len(removed), unfinished_uploads=uploads
+                    "objects removed",
+                    job_id=str(job["job_id"]),
+                    objects=len(removed),
+                    unfinished_uploads=uploads,
                 )
 
     def _change(self, statement: str, **parameters: object) -> int:

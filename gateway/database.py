@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
-from shared.postgres import Cursor, Database, Pool
+from shared.postgres import Cursor, Database, Pool, Row, fetch_rows
 
 T = TypeVar("T")
 
@@ -21,17 +21,6 @@ _PAUSES_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8)
 CONNECTION_WAIT_SECONDS = 2.0
 POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
-
-
-Row = dict[str, Any]
-"""A row's values by column name."""
-
-
-def fetch_rows(cur: Cursor, statement: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
-    """Run a statement and return its rows."""
-    cur.execute(statement, parameters)
-    names = [column.name for column in cur.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cur.fetchall()]
 
 
 class GatewayDatabase:

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from shared.clock import Clock, utc_now
 from shared.exposition import LookedUpGauge
 from shared.latency_histogram import PERCENTILES, percentile_ms
 from shared.metrics import RollupMetrics
-from shared.postgres import Database
+from shared.postgres import Database, Row, fetch_rows
 from shared.statements import load_statements
 
 WINDOW = timedelta(minutes=5)
@@ -63,21 +62,21 @@ class BacklogGauges:
         # Where one cannot be read, those after it are not either.
         later = [metrics.event_partitions, metrics.freshness_lag_seconds]
         with _known_or_absent(metrics.pending_batches, metrics.oldest_pending_seconds, *later):
-            [(count, oldest)] = self._rows(_SQL["pending"])
-            metrics.pending_batches.set(count)
+            [pending] = self._rows(_SQL["pending"])
+            oldest = pending["oldest"]
+            metrics.pending_batches.set(pending["batches"])
             metrics.oldest_pending_seconds.set(max(0.0, (now - oldest).total_seconds()) if oldest else 0)
         with _known_or_absent(*later):
-            [(days,)] = self._rows(_SQL["days_ahead"])
-            metrics.event_partitions.set(days)
+            [ahead] = self._rows(_SQL["days_ahead"])
+            metrics.event_partitions.set(ahead["days"])
         with _known_or_absent(metrics.freshness_lag_seconds):
             parameters = {"as_of": now, "active_since": now - _ACTIVE, "max_series": self._max_series}
             lags = self._rows(_FRESHNESS["lag_by_org"], parameters)
-            metrics.freshness_lag_seconds.show({(str(org_id),): lag for org_id, lag in lags})
+            metrics.freshness_lag_seconds.show({(str(row["org_id"]),): row["lag_seconds"] for row in lags})
 
-    def _rows(self, statement: str, parameters: dict[str, object] | None = None) -> list[tuple[Any, ...]]:
+    def _rows(self, statement: str, parameters: dict[str, object] | None = None) -> list[Row]:
         with self._database.query() as cur:
-            cur.execute(statement, parameters)
-            return cur.fetchall()
+            return fetch_rows(cur, statement, parameters)
 
 
 class RecentGauges:
@@ -112,16 +111,14 @@ class RecentGauges:
     def _recent(self, now: datetime) -> dict[Labels, _Recent]:
         recent: defaultdict[Labels, _Recent] = defaultdict(_Recent)
         with self._database.query() as cur:
-            cur.execute(_SQL["first_recent_batch"], {"since": now - WINDOW - _SLACK})
-            row = cur.fetchone()
-            if row is None or row[0] is None:
+            [first] = fetch_rows(cur, _SQL["first_recent_batch"], {"since": now - WINDOW - _SLACK})
+            if first["batch_id"] is None:
                 return recent
-            window = {"first_batch": row[0], "start": now - WINDOW, "end": now}
-            cur.execute(_SQL["recent_latency"], window)
-            for org_id, model_id, failed, number, events in cur.fetchall():
-                model = recent[str(org_id), model_id]
-                model.failed += events if failed else 0
-                model.histogram[number] += events
+            window = {"first_batch": first["batch_id"], "start": now - WINDOW, "end": now}
+            for row in fetch_rows(cur, _SQL["recent_latency"], window):
+                model = recent[str(row["org_id"]), row["model_id"]]
+                model.failed += row["events"] if row["failed"] else 0
+                model.histogram[row["bin"]] += row["events"]
         return recent
 
     def _show(self, recent: dict[Labels, _Recent]) -> None:

@@ -8,14 +8,13 @@ or waiting. Any number of workers may run: each claims batches that no other hol
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
 from shared.clock import Clock, utc_now
 from shared.errors import DatabaseUnavailable
 from shared.metrics import RollupMetrics
-from shared.postgres import Cursor, Database
+from shared.postgres import Cursor, Database, fetch_rows
 from shared.statements import load_statements
 
 MAX_BATCHES = 32
@@ -88,18 +87,17 @@ class Rollups:
 
 
 def _claim(cur: Cursor, max_batches: int) -> Claim | None:
-    cur.execute(_SQL["claim_batches"], {"max_batches": max_batches})
-    rows: list[tuple[Any, ...]] = cur.fetchall()
+    rows = fetch_rows(cur, _SQL["claim_batches"], {"max_batches": max_batches})
     if not rows:
         return None
-    stored = [row for row in rows if row[1] > 0]
+    stored = [row for row in rows if row["inserted"] > 0]
     return Claim(
-        batch_ids=[row[0] for row in rows],
-        events=sum(row[1] for row in stored),
-        oldest=min((row[2] for row in stored), default=None),
-        newest=max((row[3] for row in stored), default=None),
-        committed_at=[row[4].astimezone(UTC) for row in rows],
-        correlation_ids=[row[5] for row in rows],
+        batch_ids=[row["batch_id"] for row in rows],
+        events=sum(row["inserted"] for row in stored),
+        oldest=min((row["oldest_occurred_at"] for row in stored), default=None),
+        newest=max((row["newest_occurred_at"] for row in stored), default=None),
+        committed_at=[row["committed_at"].astimezone(UTC) for row in rows],
+        correlation_ids=[row["correlation_id"] for row in rows],
     )
 
 

@@ -9,16 +9,21 @@ made again: the record of what was dropped decides that, and the data itself, ne
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from shared.buckets import rfc3339
 from shared.errors import AnalyticsError
-from shared.postgres import Cursor, Database
+from shared.postgres import Cursor, Database, Row, fetch_rows
 from shared.statements import load_statements
 
 _ROLLUPS = load_statements("rollups.sql")
 _VERIFY = load_statements("verify.sql")
 
+_SUMS = {
+    "invocations": "invocations",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "cost_estimate_cents": "cost in cents",
+}
 _MAX_ROWS = 1000
 _DAY = timedelta(days=1)
 _LIMIT_SECONDS = 3600
@@ -107,38 +112,39 @@ def verify(database: Database, window: Window, write_line: WriteLine) -> int:
 def _compare(database: Database, day: _Day) -> _Compared:
     with database.transaction(repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS) as cur:
         cur.execute(_VERIFY["hold_days"])
-        cur.execute(_VERIFY["dropped_days"], day.parameters)
-        dropped = {what for _, what in cur.fetchall()}
+        dropped = {row["what"] for row in fetch_rows(cur, _VERIFY["dropped_days"], day.parameters)}
         found: list[str] = []
         if not dropped:
             found += _differences(cur, "compare_hours", "hour", day)
         if "rollups" not in dropped:
             found += _differences(cur, "compare_days", "day", day)
         if not dropped:
-            cur.execute(_VERIFY["compare_error_codes"], day.parameters)
-            found += [
-                f"{what} {rfc3339(start)}  {org}  {model}  error code {code}: raw {raw}, rolled up {rolled}"
-                for org, model, start, what, code, raw, rolled in cur.fetchall()
-            ]
-        cur.execute(_VERIFY["count_compared"], day.parameters)
-        [(hours, days, events)] = cur.fetchall()
+            rows = fetch_rows(cur, _VERIFY["compare_error_codes"], day.parameters)
+            found += [_describe_error_code(row) for row in rows]
+        [counts] = fetch_rows(cur, _VERIFY["count_compared"], day.parameters)
     what = "raw events" if "events" in dropped else "rollups" if dropped else None
-    return _Compared(what, found, hours + days, events)
+    return _Compared(what, found, counts["hours"] + counts["days"], counts["events"])
 
 
-def _differences(cur: Cursor, statement: str, what: str, day: _Day) -> list[str]:
-    cur.execute(_VERIFY[statement], day.parameters)
-    return [_describe(what, row) for row in cur.fetchall()]
+def _differences(cur: Cursor, statement: str, grain: str, day: _Day) -> list[str]:
+    return [_describe(grain, row) for row in fetch_rows(cur, _VERIFY[statement], day.parameters)]
 
 
-def _describe(what: str, row: tuple[Any, ...]) -> str:
-    org_id, model_id, start = row[:3]
-    names = ("invocations", "input tokens", "output tokens", "cost in cents")
-    pairs = zip(names, row[3:11:2], row[4:11:2], strict=True)
-    parts = [f"{name}: expected {raw}, rolled up {rolled}" for name, raw, rolled in pairs if raw != rolled]
-    parts += ["counts by status"] if row[11] else []
-    parts += ["latency histogram"] if row[12] else []
-    return f"{what} {start:%Y-%m-%dT%H:%MZ}  {org_id}  {model_id}  {'; '.join(parts)}"
+def _describe(grain: str, row: Row) -> str:
+    parts = [
+        f"{name}: expected {row[f'expected_{column}']}, rolled up {row[f'shown_{column}']}"
+        for column, name in _SUMS.items()
+        if row[f"expected_{column}"] != row[f"shown_{column}"]
+    ]
+    parts += ["counts by status"] if row["statuses_differ"] else []
+    parts += ["latency histogram"] if row["latencies_differ"] else []
+    bucket = f"{row['bucket_start']:%Y-%m-%dT%H:%MZ}"
+    return f"{grain} {bucket}  {row['org_id']}  {row['model_id']}  {'; '.join(parts)}"
+
+
+def _describe_error_code(row: Row) -> str:
+    bucket = f"{row['grain']} {rfc3339(row['bucket_start'])}  {row['org_id']}  {row['model_id']}"
+    return f"{bucket}  error code {row['error_code']}: raw {row['expected']}, rolled up {row['shown']}"
 
 
 def rebuild(database: Database, window: Window, write_line: WriteLine) -> None:
@@ -168,8 +174,8 @@ def _refuse_dropped(cur: Cursor, days: Iterable[_Day]) -> None:
     """Raise AnalyticsError if raw events of any of the days are gone: by the record, or by the data."""
     gone = []
     for day in days:
-        cur.execute(_VERIFY["dropped_days"], day.parameters)
-        if any(what == "events" for _, what in cur.fetchall()):
+        dropped = fetch_rows(cur, _VERIFY["dropped_days"], day.parameters)
+        if any(row["what"] == "events" for row in dropped):
             gone.append(day.start.date())
             continue
         cur.execute(_VERIFY["has_lost_events"], day.parameters)

@@ -13,7 +13,6 @@ from shared.version import COMMIT, VERSION
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _EXPORT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _REQUEST_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-EXPORT_STATUSES = ("pending", "running", "succeeded", "failed", "expired")
 EXPORT_FAILURE_REASONS = (
     "object_store_unavailable",
     "object_store_refused",

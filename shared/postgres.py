@@ -164,6 +164,17 @@ Cursor = cursor
 """What transaction() and query() hand out: psycopg2's cursor."""
 
 
+Row = dict[str, Any]
+"""A row's values by column name."""
+
+
+def fetch_rows(cur: Cursor, statement: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
+    """Run a statement and return its rows."""
+    cur.execute(statement, parameters)
+    names = [column.name for column in cur.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cur.fetchall()]
+
+
 class Sink(Protocol):
     """Takes the bytes of a COPY, a row at a time."""
 

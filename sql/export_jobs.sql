@@ -62,7 +62,7 @@ RETURNING job.org_id, job.job_id, job.granularity, job.window_start, job.window_
 -- name: seconds_until_due
 -- How long until the next retry is due or the next lease ends; NULL when no job waits.
 SELECT extract(epoch FROM min(CASE status WHEN 'pending' THEN greatest(not_before, created_at)
-                                          ELSE lease_until END) - now())::double precision
+                                          ELSE lease_until END) - now())::double precision AS seconds
 FROM analytics.export_jobs
 WHERE status IN ('pending', 'running');
 
@@ -151,8 +151,8 @@ WHERE (org_id, job_id) IN (
 
 -- name: counts
 -- Jobs by status, and how long ago the oldest was created and first claimed, in seconds.
-SELECT status, count(*), extract(epoch FROM now() - min(created_at))::double precision,
-       extract(epoch FROM now() - min(started_at))::double precision
+SELECT status, count(*) AS jobs, extract(epoch FROM now() - min(created_at))::double precision AS since_created,
+       extract(epoch FROM now() - min(started_at))::double precision AS since_started
 FROM analytics.export_jobs
 GROUP BY status;
 

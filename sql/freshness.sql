@@ -23,7 +23,7 @@ LIMIT %(max_entries)s;
 
 -- name: lag_by_org
 -- The largest lag of each organisation that had a rollup lately or waits for one; the worst first.
-SELECT org_id, max(lag_seconds)
+SELECT org_id, max(lag_seconds) AS lag_seconds
 FROM analytics.model_freshness_at(NULL, %(as_of)s)
 WHERE lag_seconds > 0 OR last_rollup_at > %(active_since)s
 GROUP BY org_id

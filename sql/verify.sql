@@ -56,11 +56,13 @@ WITH raw_bins AS (
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
 )
 SELECT org_id, model_id, bucket_start,
-       raw.invocations, rolled.invocations, raw.input_tokens, rolled.input_tokens,
-       raw.output_tokens, rolled.output_tokens, raw.cost_estimate_cents, rolled.cost_estimate_cents,
+       raw.invocations AS expected_invocations, rolled.invocations AS shown_invocations,
+       raw.input_tokens AS expected_input_tokens, rolled.input_tokens AS shown_input_tokens,
+       raw.output_tokens AS expected_output_tokens, rolled.output_tokens AS shown_output_tokens,
+       raw.cost_estimate_cents AS expected_cost_estimate_cents, rolled.cost_estimate_cents AS shown_cost_estimate_cents,
        (raw.status_error, raw.status_timeout, raw.status_throttled)
-           IS DISTINCT FROM (rolled.status_error, rolled.status_timeout, rolled.status_throttled),
-       raw.histogram IS DISTINCT FROM rolled.histogram
+           IS DISTINCT FROM (rolled.status_error, rolled.status_timeout, rolled.status_throttled) AS statuses_differ,
+       raw.histogram IS DISTINCT FROM rolled.histogram AS latencies_differ
 FROM raw FULL JOIN rolled USING (org_id, model_id, bucket_start)
 WHERE (raw.invocations, raw.status_error, raw.status_timeout, raw.status_throttled, raw.input_tokens,
        raw.output_tokens, raw.cost_estimate_cents, raw.histogram)
@@ -98,12 +100,14 @@ WITH hours AS (
     FROM analytics.daily_rollups
     WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
 )
-SELECT org_id, model_id, %(day)s::timestamptz,
-       hours.invocations, days.invocations, hours.input_tokens, days.input_tokens,
-       hours.output_tokens, days.output_tokens, hours.cost_estimate_cents, days.cost_estimate_cents,
+SELECT org_id, model_id, %(day)s::timestamptz AS bucket_start,
+       hours.invocations AS expected_invocations, days.invocations AS shown_invocations,
+       hours.input_tokens AS expected_input_tokens, days.input_tokens AS shown_input_tokens,
+       hours.output_tokens AS expected_output_tokens, days.output_tokens AS shown_output_tokens,
+       hours.cost_estimate_cents AS expected_cost_estimate_cents, days.cost_estimate_cents AS shown_cost_estimate_cents,
        (hours.status_error, hours.status_timeout, hours.status_throttled)
-           IS DISTINCT FROM (days.status_error, days.status_timeout, days.status_throttled),
-       hour_bins.histogram IS DISTINCT FROM days.histogram
+           IS DISTINCT FROM (days.status_error, days.status_timeout, days.status_throttled) AS statuses_differ,
+       hour_bins.histogram IS DISTINCT FROM days.histogram AS latencies_differ
 FROM hours JOIN hour_bins USING (org_id, model_id) FULL JOIN days USING (org_id, model_id)
 WHERE (hours.invocations, hours.status_error, hours.status_timeout, hours.status_throttled,
        hours.input_tokens, hours.output_tokens, hours.cost_estimate_cents, hour_bins.histogram)
@@ -133,7 +137,7 @@ WITH raw AS (
     SELECT org_id, model_id, error_code, events FROM analytics.daily_error_codes
     WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
 )
-SELECT org_id, model_id, bucket_start, 'hour', error_code, raw.events, hours.events
+SELECT org_id, model_id, bucket_start, 'hour' AS grain, error_code, raw.events AS expected, hours.events AS shown
 FROM raw FULL JOIN hours USING (org_id, model_id, error_code, bucket_start)
 WHERE raw.events IS DISTINCT FROM hours.events
 UNION ALL
@@ -146,7 +150,7 @@ LIMIT %(max_rows)s;
 -- How many hourly and daily rollups and how many events a UTC day's comparison covered.
 SELECT (SELECT count(*) FROM analytics.hourly_rollups
         WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
-          AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)),
-       count(*), coalesce(sum(invocations), 0)::bigint
+          AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)) AS hours,
+       count(*) AS days, coalesce(sum(invocations), 0)::bigint AS events
 FROM analytics.daily_rollups
 WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid);

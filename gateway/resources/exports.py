@@ -11,15 +11,15 @@ import falcon
 from gateway.access.audit import write_audit_row
 from gateway.access.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
 from gateway.access.middleware import refuse_repeated
-from gateway.database import GatewayDatabase, Row, fetch_rows
+from gateway.database import GatewayDatabase
 from gateway.http.answers import encode, rfc3339_or_none, send
 from gateway.http.bodies import read_object
 from gateway.http.params import Params
 from gateway.http.problems import Fault, Problem
 from shared.buckets import rfc3339, widen
 from shared.clock import Clock
-from shared.metrics import EXPORT_STATUSES
-from shared.postgres import Cursor
+from shared.export_job import EXPORT_STATUSES
+from shared.postgres import Cursor, Row, fetch_rows
 from shared.s3 import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
 from shared.usage_event.text import instant, uuid_text

@@ -7,13 +7,13 @@ import falcon
 import msgspec
 
 from gateway.access.authorize import USAGE_READ
-from gateway.database import GatewayDatabase, Row, fetch_rows
+from gateway.database import GatewayDatabase
 from gateway.http.answers import rfc3339_or_none, send
 from gateway.http.params import Params
 from gateway.resources.freshness_cache import FreshnessCache
 from shared.buckets import rfc3339
 from shared.clock import Clock
-from shared.postgres import Cursor
+from shared.postgres import Cursor, Row, fetch_rows
 from shared.statements import load_statements
 
 _SQL = load_statements("freshness.sql")

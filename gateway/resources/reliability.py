@@ -10,14 +10,14 @@ import falcon
 import msgspec
 
 from gateway.access.authorize import RELIABILITY_READ
-from gateway.database import GatewayDatabase, Row, fetch_rows
+from gateway.database import GatewayDatabase
 from gateway.http.answers import encode, send
 from gateway.http.params import Params
 from gateway.http.sizes import is_light, refuse_larger
 from gateway.http.slots import Slots
 from shared.buckets import rfc3339
 from shared.latency_histogram import PERCENTILES, add, percentiles_ms
-from shared.postgres import Cursor
+from shared.postgres import Cursor, Row, fetch_rows
 from shared.statements import load_statements
 from shared.usage_event.schema import FAILED_STATUSES
 

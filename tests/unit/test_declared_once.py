@@ -10,7 +10,7 @@ from gateway.http.sizes import MAX_BINS, MAX_POINTS
 from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS
 from gateway.resources.exports import COMPRESSIONS, GRAINS
 from gateway.resources.freshness import MAX_ENTRIES
-from shared.metrics import EXPORT_STATUSES
+from shared.export_job import EXPORT_STATUSES
 from shared.statements import SQL_FOLDER
 from shared.usage_event.schema import STATUSES
 from tests.support.gateway_app import DOCUMENT
