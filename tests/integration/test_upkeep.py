@@ -268,6 +268,23 @@ def test_rollups_and_error_codes_go_after_their_retention_in_whole_days(
         assert sorted(days) == [(TODAY - 20 * DAY,), (TODAY - DAY,)], table
 
 
+def test_models_silent_for_longer_than_the_rollups_are_kept_are_forgotten(
+    owner: connection, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_MAX_ROWS", 10)  # many steps
+    for name, last in (("silent", NOW - 36 * DAY), ("heard", NOW - 34 * DAY)):
+        rows(
+            owner,
+            "INSERT INTO analytics.model_freshness (org_id, model_id, last_event_at, last_rollup_at)"
+            " SELECT gen_random_uuid(), %s, %s, now() FROM generate_series(1, 25) RETURNING 0",
+            name,
+            last,
+        )
+    run_upkeep(ROLLUP_RETENTION="35d")
+    found = rows(owner, "SELECT model_id, count(*) FROM analytics.model_freshness GROUP BY 1")
+    assert found == [("heard", 25)]
+
+
 def test_two_workers_at_once_do_it_once_and_neither_fails(
     owner: connection, database: TestDatabase, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
