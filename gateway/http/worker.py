@@ -46,12 +46,15 @@ MAX_WRITE_DELAY_SECONDS = 10.0
 # The kernel's end to one wait of a thread, for what the deadlines below do not see.
 _MAX_SILENCE_SECONDS = 10
 
-# What the kernel may hold of an answer that is not read: by itself it takes megabytes, and the reader of
-# those seems fast for a minute. With 100 ms to the client this still lets 4 MB/s through.
+# What the kernel may hold of a stream that is not read: by itself it takes megabytes, and the reader of those
+# seems fast for a minute. With 100 ms to the client this still lets 4 MB/s through. Other answers are left to
+# the kernel: most fit into what it takes, and then no thread waits for the client at all.
 _SEND_BUFFER_BYTES = 200 * 1024
 
+_RECEIVE_BYTES = 64 * 1024
+
 # An answer is written in pieces of this size, so that its reader's progress shows.
-_PIECE_BYTES = 64 * 1024
+_PIECE_BYTES = 256 * 1024
 
 # All requests that are being gathered together; beyond that the oldest have to go.
 _MAX_GATHERED_BYTES = 64 * 1024 * 1024
@@ -126,7 +129,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _receive(self, conn: TConn, arrival: Arrival) -> None:
         try:
-            piece = conn.sock.recv(_PIECE_BYTES, socket.MSG_DONTWAIT)
+            piece = conn.sock.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -236,6 +239,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Hand out an answer in pieces, each with the time by which it must have been taken."""
         sock = environ["gunicorn.socket"]
         answer: Iterable[bytes] = self._app(environ, start_response)
+        if not isinstance(answer, list):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         waited_seconds, sent_bytes = 0.0, 0
         try:
             for whole in answer:
@@ -276,7 +281,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _read_rest(self, conn: TConn, _sock: socket.socket) -> None:
         try:
-            rest = conn.sock.recv(_PIECE_BYTES)
+            rest = conn.sock.recv(_RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -326,7 +331,6 @@ def _limit(sock: socket.socket) -> None:
     limit = struct.pack("ll", _MAX_SILENCE_SECONDS, 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
 
 
 def prepare_request(_worker: Any, request: Any) -> None:
