@@ -66,6 +66,7 @@ class Consumer:
         )
         self._prefetch = prefetch
         self._asked = 0  # the prefetch of all consumers together; 0 while there is none
+        self._room_bytes = 0  # at least; found out again when it is used up
         self._draining = False
         self._gathering = gathering
         self._settlement = settlement
@@ -146,22 +147,30 @@ class Consumer:
         self._asked = 0
 
     def _delivered(self, delivery: Delivery) -> None:
-        size_bytes = len(delivery.body) + len(delivery.properties)
-        if (in_flight := self._size_bytes) and in_flight + size_bytes > MAX_BYTES:
-            self._refuse(delivery.delivery_tag, size_bytes)
-        elif self._gathering.add(Message.of(delivery)):
+        message = Message.of(delivery)
+        self._room_bytes -= message.size_bytes
+        if self._room_bytes < 0 and not self._has_room_for(message):
+            self._refuse(message)
+        elif self._gathering.add(message):
+            self._room_bytes = MAX_BYTES - self._size_bytes
             self.ask()
+
+    def _has_room_for(self, message: Message) -> bool:
+        """Find out how much room there is now; a message alone always has some."""
+        in_flight_bytes = self._size_bytes
+        self._room_bytes = MAX_BYTES - in_flight_bytes - message.size_bytes
+        return self._room_bytes >= 0 or not in_flight_bytes
 
     def _oversized_delivered(self, delivery: Delivery, body_bytes: int) -> Chunk:
         self._gathering.hand_over()  # acknowledgements keep the order of delivery
         return self._oversized.take(delivery, body_bytes)
 
-    def _refuse(self, delivery_tag: int, size_bytes: int) -> None:
+    def _refuse(self, message: Message) -> None:
         """Give a message back that memory has no room for, and ask for fewer from now on."""
-        self._session.channel.basic_nack(delivery_tag, requeue=True)
+        self._session.channel.basic_nack(message.delivery.delivery_tag, requeue=True)
         if self._asked:
             self._log.warning("no room for more messages", in_flight_bytes=self._size_bytes)
-            self._prefetch.observe(1, 1, size_bytes)
+            self._prefetch.observe(1, 1, message.size_bytes)
             self._stop_consuming()
 
     def _cancelled(self, _frame: Any) -> None:

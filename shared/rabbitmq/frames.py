@@ -61,18 +61,6 @@ class Incomplete(Exception):
     """More bytes have to come first."""
 
 
-class Frames(NamedTuple):
-    """A delivered message; its properties are still encoded. end: the offset behind its last frame."""
-
-    channel: int
-    consumer_tag: bytes
-    delivery_tag: int
-    routing_key: bytes
-    properties: bytes
-    body: bytes
-    end: int
-
-
 def frame_end(buffer: bytes, start: int) -> int:
     """Return the offset behind the frame that begins at start. Raises Incomplete."""
     if len(buffer) < start + 7:
@@ -83,9 +71,11 @@ def frame_end(buffer: bytes, start: int) -> int:
     return end
 
 
-def read_delivery(buffer: bytes, start: int) -> Frames | None:
-    """Read the message whose frames begin at start; None where there begins anything but a delivery
-    with one body frame. Raises Incomplete.
+def read_delivery(buffer: bytes, start: int) -> tuple[tuple[int, bytes], Delivery, int] | None:
+    """Read the message whose frames begin at start.
+
+    Returns its channel and consumer, the message, and the offset behind its last frame; None where anything
+    begins but a delivery with one body frame. Raises Incomplete.
     """
     try:
         if buffer[start] != _METHOD:
@@ -109,15 +99,13 @@ def read_delivery(buffer: bytes, start: int) -> Frames | None:
         whole = buffer[header_at - 1] == buffer[body_at - 1] == buffer[end - 1] == _END
         if not whole or not channel == header_channel == body_channel:
             return None
-        return Frames(
-            channel,
-            buffer[start + 12 : tag_at],
+        delivery = Delivery(
             _DELIVERY_TAG.unpack_from(buffer, tag_at)[0],
             buffer[key_at + 1 : key_at + 1 + buffer[key_at]],
             buffer[header_at + 19 : body_at - 1],
             buffer[body_at + 7 : end - 1],
-            end,
         )
+        return (channel, buffer[start + 12 : tag_at]), delivery, end  # a named tuple costs 0.3 us more
     except (IndexError, StructError):
         raise Incomplete from None
 
@@ -178,16 +166,16 @@ class FrameReader:
         at = 0
         try:
             while True:
-                frames = read_delivery(buffer, at)
-                receiver = frames and self.receivers.get((frames.channel, frames.consumer_tag))
-                if frames and receiver and len(frames.body) <= receiver.max_body_bytes:
-                    end = frames.end
-                    receiver.on_delivery(
-                        Delivery(frames.delivery_tag, frames.routing_key, frames.properties, frames.body)
-                    )
-                else:
-                    end = frame_end(buffer, at)
-                    self._take(buffer[at:end])
+                found = read_delivery(buffer, at)
+                if found:
+                    consumer, delivery, end = found
+                    receiver = self.receivers.get(consumer)
+                    if receiver and len(delivery.body) <= receiver.max_body_bytes:
+                        receiver.on_delivery(delivery)
+                        at = end
+                        continue
+                end = frame_end(buffer, at)
+                self._take(buffer[at:end])
                 at = end
         except Incomplete:
             self._buffer = buffer[at:]

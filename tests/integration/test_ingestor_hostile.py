@@ -149,7 +149,10 @@ class Account:
                     message = remaining.pop(0)
                     exchange = self.ingestion.topology.exchange
                     publisher.publish(exchange, message.routing_key, message.encoded, message.body)
-                    (self.good if message.good else self.bad)[message.body.rstrip()] += 1
+                    if message.good:
+                        self.good[message.body.rstrip()] += 1  # padded or not, it is the same event
+                    else:
+                        self.bad[message.body] += 1
 
     def settle(self, seconds: float = 20) -> None:
         """Wait until all is counted as it must be, and nothing happened to the process."""
