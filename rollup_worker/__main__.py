@@ -1,4 +1,4 @@
-"""The rollup worker: `python -m rollup_worker [run]`, and the commands `verify` and `rebuild`."""
+"""The rollup worker: `python -m rollup_worker [run]`, and its commands (see `--help`)."""
 
 import os
 
@@ -14,8 +14,8 @@ def main() -> int:
     options = read_arguments()
     settings = load_or_exit(RollupWorkerSettings, os.environ)
     log = configure_logs(settings, "rollup_worker")
-    if options.command in {"verify", "rebuild"}:
-        return run_command(options, settings.database_url)
+    if options.command not in {None, "run"}:
+        return run_command(options, settings)
     log_start(log, settings, os.environ)
     return exit_code(lambda: Worker(settings, Stop.on_signals()).run())
 

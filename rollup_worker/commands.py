@@ -1,14 +1,17 @@
-"""The commands `verify` and `rebuild`: their arguments, and where they write."""
+"""The commands beside `run`: their arguments, and where they write."""
 
 import argparse
 import re
 import sys
 from datetime import UTC, date, datetime, timedelta
 
+from rollup_worker.dimensions import drop_dimension
+from rollup_worker.remake import backfill
 from rollup_worker.verify import Window, rebuild, verify
 from shared.clock import utc_now
 from shared.errors import AnalyticsError
 from shared.postgres import Database
+from shared.settings import RollupWorkerSettings
 from shared.usage_event.text import org_id_text
 
 MAX_DAYS = 1_100
@@ -29,15 +32,20 @@ def read_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def run_command(options: argparse.Namespace, database_url: str) -> int:
-    """Verify or rebuild; 0 when all went well, 1 on differences, a refusal or a failure."""
+def run_command(options: argparse.Namespace, settings: RollupWorkerSettings) -> int:
+    """Run a command; 0 when all went well, 1 on differences, a refusal or a failure."""
     database = Database(
-        database_url,
+        settings.database_url,
         application_name=f"rollup_worker {options.command}",
         statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS,
     )
-    window = Window(_midnight(options.first), _midnight(options.last) + timedelta(days=1), options.org)
     try:
+        if options.command == "backfill":
+            backfill(database, options.dimension, _midnight(options.first) if options.first else None, _write_line)
+            return 0
+        if options.command == "drop-dimension":
+            return _drop(options, settings, database)
+        window = Window(_midnight(options.first), _midnight(options.last) + timedelta(days=1), options.org)
         if options.command == "verify":
             return 1 if verify(database, window, _write_line) else 0
         rebuild(database, window, _write_line)
@@ -46,6 +54,26 @@ def run_command(options: argparse.Namespace, database_url: str) -> int:
         return 1
     finally:
         database.close()
+    return 0
+
+
+def _drop(options: argparse.Namespace, settings: RollupWorkerSettings, database: Database) -> int:
+    """Drop a dimension, if whoever calls says so twice."""
+    name = options.dimension
+    if any(each.name == name for each in settings.rollup_dimensions):
+        raise AnalyticsError(
+            f"ROLLUP_DIMENSIONS still names {name}, so a worker would begin it again: take it out first"
+        )
+    if not options.yes:
+        sys.stderr.write(
+            f"All rollups by {name} will be gone, for every organisation. Type {name} to drop them: "
+        )
+        sys.stderr.flush()
+        if sys.stdin.readline().strip() != name:
+            raise AnalyticsError("nothing was dropped")
+    if not drop_dimension(database, name):
+        raise AnalyticsError(f"{name} is not kept")
+    _write_line(f"{name} is dropped")
     return 0
 
 
@@ -90,4 +118,15 @@ def _parser() -> argparse.ArgumentParser:
             metavar="YYYY-MM-DD", help="last UTC day, included (default: today)",
         )  # fmt: skip
         command.add_argument("--org", type=org_id_text, metavar="UUID", help="one organisation only")
+    text = "fill a dimension from raw events, while the fleet runs; again to go on after a stop"
+    command = commands.add_parser("backfill", help=text, description=text, allow_abbrev=False)
+    command.add_argument("--dimension", required=True, metavar="NAME", help="client, metadata.region, ...")
+    command.add_argument(
+        "--from", dest="first", type=_day, metavar="YYYY-MM-DD",
+        help="oldest UTC day to fill (default: the oldest that has raw events)",
+    )  # fmt: skip
+    text = "drop a dimension with all of its rollups, after it was taken out of ROLLUP_DIMENSIONS"
+    command = commands.add_parser("drop-dimension", help=text, description=text, allow_abbrev=False)
+    command.add_argument("dimension", metavar="NAME")
+    command.add_argument("--yes", action="store_true", help="do not ask")
     return parser

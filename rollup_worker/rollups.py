@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 
 import structlog
 
+from rollup_worker.dimensions import list_dimensions, need_metadata
+from rollup_worker.parts import add_gathered
+from shared.buckets import bucket_start
 from shared.clock import Clock, utc_now
 from shared.errors import DatabaseUnavailable
 from shared.metrics import RollupMetrics
@@ -45,6 +48,8 @@ class Rollups:
         self._metrics = metrics
         self._clock = clock
         self._max_batches = MAX_BATCHES
+        self.more_wait = False
+        """Whether the last claim took as many as it may."""
 
     def add_waiting(self) -> int:
         """Add the oldest waiting batches in one transaction; return how many, 0 when none wait.
@@ -62,6 +67,7 @@ class Rollups:
         except DatabaseUnavailable:
             self._max_batches = max(1, self._max_batches // 2)
             raise
+        self.more_wait = claim is not None and len(claim.batch_ids) >= self._max_batches
         self._max_batches = min(MAX_BATCHES, self._max_batches + 1)
         if claim is None:
             self._metrics.last_success.set(self._clock().timestamp())
@@ -103,12 +109,15 @@ def _claim(cur: Cursor, max_batches: int) -> Claim | None:
 
 def _add(cur: Cursor, claim: Claim) -> None:
     """Add the claimed batches. Tables in one order and keys in order, so workers never deadlock."""
-    parameters = {"batch_ids": claim.batch_ids, "oldest": claim.oldest, "newest": claim.newest}
-    if claim.events:
-        cur.execute(_SQL["create_contributions"])
-        cur.execute(_SQL["contributions_of_batches"], parameters)
-        cur.execute(_SQL["add_hourly"])
-        cur.execute(_SQL["add_daily"])
-        cur.execute(_SQL["add_error_codes_of_batches"], parameters)
+    parameters: dict[str, object] = {
+        "batch_ids": claim.batch_ids,
+        "oldest": claim.oldest,
+        "newest": claim.newest,
+    }
+    if claim.oldest:
+        dimensions = list_dimensions(cur)
+        cur.execute(_SQL["create_gathered"])
+        cur.execute(_SQL["gather_batches"], {**parameters, "with_metadata": need_metadata(dimensions)})
+        add_gathered(cur, dimensions, oldest=bucket_start(claim.oldest, "hour"))
         cur.execute(_SQL["note_freshness"])
     cur.execute(_SQL["mark_batches"], parameters)

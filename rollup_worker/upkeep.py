@@ -5,23 +5,26 @@ several workers, the one that gets the lock does the step; the others find it do
 rollups were dropped is recorded with the drop (analytics.dropped_days), for verify and rebuild.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from rollup_worker.dimensions import list_dimensions
 from shared.buckets import bucket_start
 from shared.clock import Clock
 from shared.metrics import RollupMetrics
 from shared.postgres import Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings
-from shared.statements import load_statements
+from shared.statements import load_statements, with_tables
 
 DAYS_AHEAD = 7
 _MAX_ROWS = 10_000
 
 _SQL = load_statements("maintenance.sql")
+_ROLLUPS = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("upkeep")
 
 
@@ -29,7 +32,9 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("upkeep")
 class _Pruning:
     statement: str
     cutoff: datetime
-    returns_days: bool = False
+    table: str | None = None
+    """Which part of the rollups; then the statement returns the days of what it removed."""
+    recorded: bool = False
 
 
 class Upkeep:
@@ -96,12 +101,22 @@ class Upkeep:
         return [
             _Pruning("prune_keys", now - self._settings.dedupe_window),
             _Pruning("prune_batches", now - self._settings.dedupe_window),
-            _Pruning("prune_hourly", rollups, returns_days=True),
-            _Pruning("prune_daily", rollups, returns_days=True),
-            _Pruning("prune_hourly_error_codes", rollups, returns_days=True),
-            _Pruning("prune_daily_error_codes", rollups, returns_days=True),
+            *self._rollup_prunings(now, rollups),
             _Pruning("prune_models", rollups),
         ]
+
+    def _rollup_prunings(self, now: datetime, oldest: datetime) -> Iterator[_Pruning]:
+        """Every part's buckets before the retention's end; a dimension's hours perhaps sooner."""
+        with self._database.query() as cur:
+            dimensions = list_dimensions(cur)
+        for dimension in dimensions:
+            for table, grain, _ in dimension.parts:
+                cutoff = oldest
+                if grain == 60 and dimension.hours_kept:
+                    cutoff = max(oldest, bucket_start(now - dimension.hours_kept, "day"))
+                if grain == 60 and dimension.days_until:
+                    cutoff = min(cutoff, dimension.days_until)  # what its days do not hold yet stays
+                yield _Pruning("prune_rollups", cutoff, table, recorded=not dimension.groupable)
 
     def _prune(self, pruning: _Pruning, stop: Stop) -> None:
         """Remove rows in small steps until none are left or another worker is at it."""
@@ -111,9 +126,17 @@ class Upkeep:
                 cur.execute(_SQL["try_lock"])
                 if cur.fetchone() != (True,):
                     break
-                cur.execute(_SQL[pruning.statement], {"cutoff": pruning.cutoff, "max_rows": _MAX_ROWS})
+                statement = _SQL[pruning.statement]
+                if pruning.table:
+                    cur.execute(_ROLLUPS["share_rollups"])
+                    if not any(
+                        pruning.table in (part[0] for part in each.parts) for each in list_dimensions(cur)
+                    ):
+                        break  # dropped with its dimension just now
+                    statement = with_tables(statement, table=pruning.table)
+                cur.execute(statement, {"cutoff": pruning.cutoff, "max_rows": _MAX_ROWS})
                 step = cur.rowcount
-                if step and pruning.returns_days:
+                if step and pruning.recorded:
                     days = sorted({day for (day,) in cur.fetchall()})
                     cur.execute(_SQL["record_dropped_rollups"], {"days": days})
             removed += step
@@ -123,4 +146,4 @@ class Upkeep:
                 break
             stop.wait(0.05)
         if removed:
-            _log.info("old rows removed", statement=pruning.statement, rows=removed)
+            _log.info("old rows removed", statement=pruning.statement, table=pruning.table, rows=removed)

@@ -6,16 +6,18 @@ time one day takes, then lets them go on. Days of which raw events were dropped 
 made again: the record of what was dropped decides that, and the data itself, never a setting.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+from rollup_worker.dimensions import ERROR_CODE, Dimension, list_dimensions
+from rollup_worker.remake import WriteLine, make_day
 from shared.buckets import rfc3339
+from shared.clock import utc_now
 from shared.errors import AnalyticsError
 from shared.postgres import Cursor, Database, Row, fetch_rows
-from shared.statements import load_statements
+from shared.statements import load_statements, with_tables
 
-_ROLLUPS = load_statements("rollups.sql")
 _VERIFY = load_statements("verify.sql")
 
 _SUMS = {
@@ -24,11 +26,15 @@ _SUMS = {
     "output_tokens": "output tokens",
     "cost_estimate_cents": "cost in cents",
 }
+_OTHERS = {
+    "status_differs": "counts by status",
+    "latency_differs": "latency histogram",
+    "parts_differ": "parts of tokens or speed",
+    "first_token_differs": "first tokens' histogram",
+}
 _MAX_ROWS = 1000
 _DAY = timedelta(days=1)
 _LIMIT_SECONDS = 3600
-
-WriteLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -115,31 +121,57 @@ def _compare(database: Database, day: _Day) -> _Compared:
         dropped = {row["what"] for row in fetch_rows(cur, _VERIFY["dropped_days"], day.parameters)}
         found: list[str] = []
         if not dropped:
-            found += _differences(cur, "compare_hours", "hour", day)
-        if "rollups" not in dropped:
-            found += _differences(cur, "compare_days", "day", day)
-        if not dropped:
-            rows = fetch_rows(cur, _VERIFY["compare_error_codes"], day.parameters)
-            found += [_describe_error_code(row) for row in rows]
+            cur.execute(_VERIFY["sort_groups"])
+            for dimension in list_dimensions(cur):
+                found += _differences(cur, dimension, day)
+        elif "rollups" not in dropped:
+            found += [_describe_day(row) for row in fetch_rows(cur, _VERIFY["compare_days"], day.parameters)]
         [counts] = fetch_rows(cur, _VERIFY["count_compared"], day.parameters)
     what = "raw events" if "events" in dropped else "rollups" if dropped else None
     return _Compared(what, found, counts["hours"] + counts["days"], counts["events"])
 
 
-def _differences(cur: Cursor, statement: str, grain: str, day: _Day) -> list[str]:
-    return [_describe(grain, row) for row in fetch_rows(cur, _VERIFY[statement], day.parameters)]
+def _differences(cur: Cursor, dimension: Dimension, day: _Day) -> list[str]:
+    """Compare a dimension's hours and days with the raw events."""
+    if dimension.name == ERROR_CODE:
+        rows = fetch_rows(cur, _VERIFY["compare_error_codes"], day.parameters)
+        return [_describe_error_code(row) for row in rows]
+    found = []
+    for table, grain, until in dimension.parts:
+        if grain == 60 and dimension.hours_kept and day.start < utc_now() - dimension.hours_kept:
+            continue  # some of its hours may be gone
+        parameters = {
+            "dimension": dimension.name,
+            "grain": grain,
+            "until": until,
+            "since": dimension.complete_since if dimension.name else None,
+            "all_since": dimension.complete_since,
+        }
+        rows = fetch_rows(cur, with_tables(_VERIFY["compare"], table=table), day.parameters | parameters)
+        found += [_describe(dimension.name, grain, row) for row in rows]
+    return found
 
 
-def _describe(grain: str, row: Row) -> str:
-    parts = [
-        f"{name}: expected {row[f'expected_{column}']}, rolled up {row[f'shown_{column}']}"
+def _describe(dimension: str, grain: int, row: Row) -> str:
+    expected, shown = row["raw_sums"] or [None] * 4, row["rolled_sums"] or [None] * 4
+    pairs = zip(_SUMS.values(), expected, shown, strict=True)
+    faults = [f"{name}: expected {want}, rolled up {got}" for name, want, got in pairs if want != got]
+    faults += [name for column, name in _OTHERS.items() if row[column]]
+    of = f"  {dimension} {row['value']}" if dimension else ""
+    bucket = f"{'hour' if grain == 60 else 'day'} {row['bucket_start']:%Y-%m-%dT%H:%MZ}"
+    return f"{bucket}  {row['org_id']}  {row['model_id']}{of}  {'; '.join(faults)}"
+
+
+def _describe_day(row: Row) -> str:
+    faults = [
+        f"{name}: its hours have {row[f'expected_{column}']}, the day {row[f'shown_{column}']}"
         for column, name in _SUMS.items()
         if row[f"expected_{column}"] != row[f"shown_{column}"]
     ]
-    parts += ["counts by status"] if row["statuses_differ"] else []
-    parts += ["latency histogram"] if row["latencies_differ"] else []
+    faults += ["counts by status"] if row["statuses_differ"] else []
+    faults += ["latency histogram"] if row["latencies_differ"] else []
     bucket = f"{row['bucket_start']:%Y-%m-%dT%H:%MZ}"
-    return f"{grain} {bucket}  {row['org_id']}  {row['model_id']}  {'; '.join(parts)}"
+    return f"day {bucket}  {row['org_id']}  {row['model_id']}  {'; '.join(faults)}"
 
 
 def _describe_error_code(row: Row) -> str:
@@ -148,26 +180,16 @@ def _describe_error_code(row: Row) -> str:
 
 
 def rebuild(database: Database, window: Window, write_line: WriteLine) -> None:
-    """Make a window's rollups again from raw events, one short transaction a day.
+    """Make a window's rollups again from raw events, in every dimension, from its newest day to its oldest.
 
     Raises AnalyticsError that names the days when raw events of some were dropped: their rollups could only
     be erased, so nothing is changed. Raises DatabaseUnavailable, after which the days said to be done are.
     """
     with database.transaction(read_only=True, time_limit_seconds=_LIMIT_SECONDS) as cur:
         _refuse_dropped(cur, window.days())
-    for day in window.days():
-        with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
-            cur.execute(_VERIFY["hold_days"])
-            cur.execute(_ROLLUPS["lock_rollups"])
-            _refuse_dropped(cur, [day])  # again: it may have been dropped since
-            cur.execute(_ROLLUPS["clear_day"], day.parameters)
-            cur.execute(_ROLLUPS["create_contributions"])
-            cur.execute(_ROLLUPS["contributions_of_day"], day.parameters)
-            cur.execute(_ROLLUPS["add_hourly"])
-            cur.execute(_ROLLUPS["add_daily"])
-            made = cur.rowcount
-            cur.execute(_ROLLUPS["remake_error_codes_of_day"], day.parameters)
-        write_line(f"{day.start:%Y-%m-%d}  rebuilt, {made:,} daily rollups")
+    for day in reversed(list(window.days())):
+        made = make_day(database, day.start, org_id=window.org_id)
+        write_line(f"{day.start:%Y-%m-%d}  rebuilt, {made:,} rows of days")
 
 
 def _refuse_dropped(cur: Cursor, days: Iterable[_Day]) -> None:

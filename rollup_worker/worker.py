@@ -1,4 +1,4 @@
-"""The worker process: one thread adds batches, one does the upkeep, two refresh the gauges."""
+"""The worker process: threads that add batches, listen for them, do the upkeep, refresh the gauges."""
 
 import threading
 import time
@@ -8,6 +8,8 @@ from datetime import timedelta
 import structlog
 from prometheus_client import CollectorRegistry
 
+from rollup_worker.days import Days
+from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.gauges import BacklogGauges, RecentGauges
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
@@ -18,9 +20,14 @@ from shared.postgres import Database
 from shared.probe_server import start_probe_server
 from shared.process import Parts, Stop, repeat
 from shared.settings import RollupWorkerSettings
+from shared.statements import load_statements
 
 _UPKEEP_EVERY = timedelta(hours=1)
+_DAYS_EVERY = timedelta(minutes=1)
 _GAUGES_EVERY = timedelta(seconds=5)
+
+_PAUSE_FACTOR = 3
+_LISTEN = load_statements("dimensions.sql")["listen"]
 
 # A rollup may take its statement limit twice over; a loop silent for longer is stuck.
 _STUCK_SECONDS = 180
@@ -29,7 +36,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("worker")
 
 
 class Worker:
-    """Runs until it is told to stop: four threads, each with a connection, and one for the probes."""
+    """Runs until it is told to stop: threads, each with a connection of its own, and one for the probes."""
 
     def __init__(self, settings: RollupWorkerSettings, stop: Stop) -> None:
         self._settings = settings
@@ -37,8 +44,11 @@ class Worker:
         self._metrics = RollupMetrics(CollectorRegistry())
         self._moved = time.monotonic()
         self._has_schema = False
+        self._keeps_dimensions = False
+        self._woken = threading.Event()
         self._probe_database = self._open("rollup_worker probe", statement_timeout_seconds=3)
         self._probe_lock = threading.Lock()
+        self._dimensions_database = self._open("rollup_worker dimensions")
 
     def _open(self, name: str, *, statement_timeout_seconds: float = 60) -> Database:
         return Database(
@@ -57,6 +67,7 @@ class Worker:
         for name, work, every in self._loops():
             parts.start(name, lambda work=work, every=every: self._repeat(work, every))  # type: ignore[misc]
         parts.wait()
+        self._woken.set()
         parts.join()
         parts.check()
 
@@ -67,19 +78,50 @@ class Worker:
         max_series = self._settings.metrics_max_series
         backlog = BacklogGauges(self._open("rollup_worker gauges"), self._metrics, max_series=max_series)
         recent = RecentGauges(self._open("rollup_worker recent"), self._metrics, max_series=max_series)
+        days = Days(self._open("rollup_worker days"))
+        listener = Database(
+            self._settings.listen_url or self._settings.database_url,
+            application_name="rollup_worker listener",
+            statement_timeout_seconds=3,
+        )
         return [
-            ("rollups", lambda: self._drain(rollups), self._settings.rollup_interval),
+            ("rollups", lambda: self._wait_for_more(self._drain(rollups)), timedelta()),
+            ("listener", lambda: self._listen(listener), timedelta()),
+            ("days", lambda: days.add_past_hours(self._stop), _DAYS_EVERY),
             ("upkeep", lambda: upkeep.run(self._stop), _UPKEEP_EVERY),
             ("gauges", backlog.refresh, _GAUGES_EVERY),
             ("recent gauges", recent.refresh_if_due, _GAUGES_EVERY),
         ]
 
-    def _drain(self, rollups: Rollups) -> None:
-        """Add batches until none wait."""
+    def _drain(self, rollups: Rollups) -> float:
+        """Add batches while as many wait as one claim takes; return the seconds of the last claim."""
+        seconds = 0.0
         while not self._stop:
-            self._moved = time.monotonic()
-            if rollups.add_waiting() == 0:
-                return
+            self._moved = began = time.monotonic()
+            self._woken.clear()
+            if not self._keeps_dimensions:
+                keep_dimensions(self._dimensions_database, self._settings.rollup_dimensions)
+                self._keeps_dimensions = True
+            rollups.add_waiting()
+            seconds = time.monotonic() - began
+            if not rollups.more_wait:
+                break
+        return seconds
+
+    def _wait_for_more(self, seconds_taken: float) -> None:
+        """Wait until batches are committed, at most the interval.
+
+        Never shorter than some times what the last claim took: a claim of more batches costs less for each.
+        """
+        interval = self._settings.rollup_interval.total_seconds()
+        pause = min(interval, _PAUSE_FACTOR * seconds_taken)
+        if not self._stop.wait(pause):
+            self._woken.wait(interval - pause)
+
+    def _listen(self, listener: Database) -> None:
+        """Wake the rollups when batches are committed. Where this cannot be heard, the interval does."""
+        if listener.wait_notified(_LISTEN, seconds=1):
+            self._woken.set()
 
     def _repeat(self, work: Callable[[], None], every: timedelta) -> None:
         def step() -> None:

@@ -25,28 +25,10 @@ DELETE FROM analytics.ingestion_batches WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM analytics.ingestion_batches
     WHERE committed_at < %(cutoff)s AND rolled_up_at IS NOT NULL LIMIT %(max_rows)s));
 
--- name: prune_hourly
--- Removes some hourly rollups of buckets before the cutoff.
-DELETE FROM analytics.hourly_rollups WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.hourly_rollups WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
-RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
-
--- name: prune_daily
--- Removes some daily rollups of buckets before the cutoff.
-DELETE FROM analytics.daily_rollups WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.daily_rollups WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
-RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
-
--- name: prune_hourly_error_codes
--- Removes some hourly error codes of buckets before the cutoff.
-DELETE FROM analytics.hourly_error_codes WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.hourly_error_codes WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
-RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
-
--- name: prune_daily_error_codes
--- Removes some daily error codes of buckets before the cutoff.
-DELETE FROM analytics.daily_error_codes WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.daily_error_codes WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
+-- name: prune_rollups
+-- Removes some rollups of buckets before the cutoff from a part; returns their days.
+DELETE FROM analytics.{table} WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM analytics.{table} WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
 RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
 
 -- name: prune_models

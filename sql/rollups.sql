@@ -15,53 +15,95 @@ ORDER BY batch_id
 LIMIT %(max_batches)s
 FOR UPDATE SKIP LOCKED;
 
--- name: create_contributions
--- Where a transaction gathers what its events add, by hour, model and latency bin. Empty at each commit.
-CREATE TEMPORARY TABLE IF NOT EXISTS contributions (
-    org_id uuid, model_id text COLLATE "C", hour timestamptz, latency_bin smallint,
-    invocations bigint, status_error bigint, status_timeout bigint, status_throttled bigint,
-    input_tokens numeric, output_tokens numeric, cost_estimate_cents numeric, newest timestamptz
+-- name: create_gathered
+-- Where a transaction keeps the events that it adds, one row each. Empty at each commit.
+CREATE TEMPORARY TABLE IF NOT EXISTS gathered (
+    org_id uuid, model_id text COLLATE "C", hour timestamptz, occurred_at timestamptz,
+    latency_bin smallint, first_token_bin smallint,
+    status text COLLATE "C", latency_ms integer, input_tokens bigint, output_tokens bigint,
+    cached_input_tokens bigint, cache_write_input_tokens bigint, reasoning_tokens bigint, cost_estimate_cents numeric,
+    error_code text COLLATE "C", client_id text COLLATE "C", actor_id text COLLATE "C", api_key_id text COLLATE "C",
+    provider text COLLATE "C", operation text COLLATE "C", metadata jsonb
 ) ON COMMIT DELETE ROWS;
 
--- name: contributions_of_batches
--- What the events of some batches add. The bounds let the planner open only the days they touch.
-INSERT INTO contributions
-SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), analytics.latency_bin(latency_ms),
-       count(*), count(*) FILTER (WHERE status = 'error'), count(*) FILTER (WHERE status = 'timeout'),
-       count(*) FILTER (WHERE status = 'throttled'),
-       sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents), max(occurred_at)
+-- name: gather_batches
+-- The events of some batches. The bounds let the planner open only the days they touch.
+INSERT INTO gathered
+SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), occurred_at,
+       analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
+       status, latency_ms, input_tokens, output_tokens,
+       cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
+       error_code, client_id, actor_id, api_key_id, provider, operation,
+       CASE WHEN %(with_metadata)s THEN metadata END
 FROM analytics.usage_events
 WHERE batch_id = ANY(%(batch_ids)s)
-  AND occurred_at BETWEEN %(oldest)s AND %(newest)s
-GROUP BY 1, 2, 3, 4;
+  AND occurred_at BETWEEN %(oldest)s AND %(newest)s;
 
--- name: contributions_of_day
--- What the events of a UTC day add that the rollups already show (batches that wait are added later).
-INSERT INTO contributions
-SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), analytics.latency_bin(latency_ms),
-       count(*), count(*) FILTER (WHERE status = 'error'), count(*) FILTER (WHERE status = 'timeout'),
-       count(*) FILTER (WHERE status = 'throttled'),
-       sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents), max(occurred_at)
+-- name: gather_hour
+-- The events of some organisations in [hour, next_hour) that the rollups already show (batches that wait are
+-- added later).
+INSERT INTO gathered
+SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), occurred_at,
+       analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
+       status, latency_ms, input_tokens, output_tokens,
+       cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
+       error_code, client_id, actor_id, api_key_id, provider, operation,
+       CASE WHEN %(with_metadata)s THEN metadata END
 FROM analytics.usage_events
-WHERE occurred_at >= %(day)s AND occurred_at < %(next_day)s
-  AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-  AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
-GROUP BY 1, 2, 3, 4;
+WHERE occurred_at >= %(hour)s AND occurred_at < %(next_hour)s AND org_id = ANY(%(org_ids)s::uuid[])
+  AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL);
 
--- name: add_hourly
--- Adds the contributions to their hours, in key order so that two workers never wait for each other.
-INSERT INTO analytics.hourly_rollups AS rollup (
-    org_id, bucket_start, model_id, invocations, errors, status_error, status_timeout, status_throttled,
-    input_tokens, output_tokens, cost_estimate_cents, latency_bins, latency_counts)
-SELECT org_id, hour, model_id, sum(invocations)::bigint,
-       sum(status_error + status_timeout + status_throttled)::bigint,
-       sum(status_error)::bigint, sum(status_timeout)::bigint, sum(status_throttled)::bigint,
-       sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents),
-       array_agg(latency_bin), array_agg(invocations)
-FROM contributions
-GROUP BY org_id, hour, model_id
-ORDER BY org_id, hour, model_id
-ON CONFLICT (org_id, bucket_start, model_id) DO UPDATE SET
+-- name: empty_gathered
+-- Makes room for the next hour's events.
+TRUNCATE gathered;
+
+-- name: add
+-- Adds the gathered events to a part of the rollups, each to the bucket of its hour or UTC day, its model and its
+-- value of the dimension; an event without one is left out. Only hours before `until`, where that is not NULL.
+-- In key order, so that two workers never wait for each other. Bins are appended and seldom folded.
+INSERT INTO analytics.{table} AS rollup (
+    org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
+    input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+    cost_estimate_cents, success_output_tokens, success_latency_ms,
+    latency_bins, latency_counts, first_token_bins, first_token_counts)
+SELECT org_id, bucket_start, model_id, value, invocations, status_error + status_timeout + status_throttled,
+       status_error, status_timeout, status_throttled,
+       input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+       cost_estimate_cents, success_output_tokens, success_latency_ms,
+       CASE WHEN invocations > 32 THEN (analytics.latency_fold(latency_bins)).latency_bins ELSE latency_bins END,
+       CASE WHEN invocations > 32 THEN (analytics.latency_fold(latency_bins)).latency_counts
+            ELSE array_fill(1::bigint, ARRAY[invocations::integer]) END,
+       CASE WHEN first_tokens > 32 THEN (analytics.latency_fold(first_token_bins)).latency_bins
+            ELSE coalesce(first_token_bins, '{}') END,
+       CASE WHEN first_tokens > 32 THEN (analytics.latency_fold(first_token_bins)).latency_counts
+            ELSE array_fill(1::bigint, ARRAY[first_tokens::integer]) END
+FROM (
+    SELECT org_id, bucket_start, model_id, value, count(*) AS invocations,
+           count(*) FILTER (WHERE status = 'error') AS status_error,
+           count(*) FILTER (WHERE status = 'timeout') AS status_timeout,
+           count(*) FILTER (WHERE status = 'throttled') AS status_throttled,
+           sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+           coalesce(sum(cached_input_tokens), 0) AS cached_input_tokens,
+           coalesce(sum(cache_write_input_tokens), 0) AS cache_write_input_tokens,
+           coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
+           sum(cost_estimate_cents) AS cost_estimate_cents,
+           coalesce(sum(output_tokens) FILTER (WHERE status = 'success'), 0) AS success_output_tokens,
+           coalesce(sum(latency_ms) FILTER (WHERE status = 'success'), 0) AS success_latency_ms,
+           array_agg(latency_bin) AS latency_bins, count(first_token_bin) AS first_tokens,
+           array_agg(first_token_bin) FILTER (WHERE first_token_bin IS NOT NULL) AS first_token_bins
+    FROM (
+        SELECT *, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket_start,
+               CASE %(dimension)s WHEN '' THEN '' WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
+                    WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
+                    ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END AS value
+        FROM gathered
+        WHERE %(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz
+    ) AS events
+    WHERE value IS NOT NULL
+    GROUP BY org_id, bucket_start, model_id, value
+    ORDER BY org_id, bucket_start, model_id, value
+) AS added
+ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET
     invocations = rollup.invocations + excluded.invocations,
     errors = rollup.errors + excluded.errors,
     status_error = rollup.status_error + excluded.status_error,
@@ -69,26 +111,49 @@ ON CONFLICT (org_id, bucket_start, model_id) DO UPDATE SET
     status_throttled = rollup.status_throttled + excluded.status_throttled,
     input_tokens = rollup.input_tokens + excluded.input_tokens,
     output_tokens = rollup.output_tokens + excluded.output_tokens,
+    cached_input_tokens = rollup.cached_input_tokens + excluded.cached_input_tokens,
+    cache_write_input_tokens = rollup.cache_write_input_tokens + excluded.cache_write_input_tokens,
+    reasoning_tokens = rollup.reasoning_tokens + excluded.reasoning_tokens,
     cost_estimate_cents = rollup.cost_estimate_cents + excluded.cost_estimate_cents,
+    success_output_tokens = rollup.success_output_tokens + excluded.success_output_tokens,
+    success_latency_ms = rollup.success_latency_ms + excluded.success_latency_ms,
     (latency_bins, latency_counts) = (
-        SELECT added.latency_bins, added.latency_counts
+        SELECT appended.latency_bins, appended.latency_counts
         FROM analytics.latency_append(rollup.latency_bins, rollup.latency_counts,
-                                      excluded.latency_bins, excluded.latency_counts) AS added);
+                                      excluded.latency_bins, excluded.latency_counts) AS appended),
+    (first_token_bins, first_token_counts) = (
+        SELECT appended.latency_bins, appended.latency_counts
+        FROM analytics.latency_append(rollup.first_token_bins, rollup.first_token_counts,
+                                      excluded.first_token_bins, excluded.first_token_counts) AS appended);
 
--- name: add_daily
--- Adds the contributions to their UTC days, as add_hourly does to hours.
-INSERT INTO analytics.daily_rollups AS rollup (
-    org_id, bucket_start, model_id, invocations, errors, status_error, status_timeout, status_throttled,
-    input_tokens, output_tokens, cost_estimate_cents, latency_bins, latency_counts)
-SELECT org_id, date_trunc('day', hour, 'UTC') AS day, model_id, sum(invocations)::bigint,
-       sum(status_error + status_timeout + status_throttled)::bigint,
-       sum(status_error)::bigint, sum(status_timeout)::bigint, sum(status_throttled)::bigint,
-       sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents),
-       array_agg(latency_bin), array_agg(invocations)
-FROM contributions
-GROUP BY org_id, day, model_id
-ORDER BY org_id, day, model_id
-ON CONFLICT (org_id, bucket_start, model_id) DO UPDATE SET
+-- name: add_error_codes
+-- Adds the gathered events' error codes to a part of the rollups; they count and sum nothing else.
+INSERT INTO analytics.{table} AS rollup (org_id, bucket_start, model_id, value, invocations)
+SELECT org_id, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket_start, model_id,
+       error_code, count(*)
+FROM gathered
+WHERE status <> 'success' AND error_code IS NOT NULL
+GROUP BY org_id, bucket_start, model_id, error_code
+ORDER BY org_id, bucket_start, model_id, error_code
+ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET invocations = rollup.invocations + excluded.invocations;
+
+-- name: add_hour_to_days
+-- Adds a past hour's rollups of a dimension to its days. Organisations are taken from model_freshness, since an
+-- hour is found by its organisation.
+INSERT INTO analytics.{days_table} AS rollup (
+    org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
+    input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+    cost_estimate_cents, success_output_tokens, success_latency_ms,
+    latency_bins, latency_counts, first_token_bins, first_token_counts)
+SELECT hours.org_id, date_trunc('day', hours.bucket_start, 'UTC'), model_id, value,
+       invocations, errors, status_error, status_timeout, status_throttled,
+       input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+       cost_estimate_cents, success_output_tokens, success_latency_ms,
+       latency_bins, latency_counts, first_token_bins, first_token_counts
+FROM (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(hour)s) AS active
+JOIN analytics.{hours_table} AS hours ON hours.org_id = active.org_id AND hours.bucket_start = %(hour)s
+ORDER BY org_id, model_id, value
+ON CONFLICT ON CONSTRAINT {days_table}_pkey DO UPDATE SET
     invocations = rollup.invocations + excluded.invocations,
     errors = rollup.errors + excluded.errors,
     status_error = rollup.status_error + excluded.status_error,
@@ -96,37 +161,25 @@ ON CONFLICT (org_id, bucket_start, model_id) DO UPDATE SET
     status_throttled = rollup.status_throttled + excluded.status_throttled,
     input_tokens = rollup.input_tokens + excluded.input_tokens,
     output_tokens = rollup.output_tokens + excluded.output_tokens,
+    cached_input_tokens = rollup.cached_input_tokens + excluded.cached_input_tokens,
+    cache_write_input_tokens = rollup.cache_write_input_tokens + excluded.cache_write_input_tokens,
+    reasoning_tokens = rollup.reasoning_tokens + excluded.reasoning_tokens,
     cost_estimate_cents = rollup.cost_estimate_cents + excluded.cost_estimate_cents,
+    success_output_tokens = rollup.success_output_tokens + excluded.success_output_tokens,
+    success_latency_ms = rollup.success_latency_ms + excluded.success_latency_ms,
     (latency_bins, latency_counts) = (
-        SELECT added.latency_bins, added.latency_counts
+        SELECT appended.latency_bins, appended.latency_counts
         FROM analytics.latency_append(rollup.latency_bins, rollup.latency_counts,
-                                      excluded.latency_bins, excluded.latency_counts) AS added);
-
--- name: add_error_codes_of_batches
--- Adds the batches' error codes to hours and, from those, to days.
-WITH failed AS MATERIALIZED (
-    SELECT org_id, date_trunc('hour', occurred_at, 'UTC') AS hour, model_id, error_code, count(*) AS events
-    FROM analytics.usage_events
-    WHERE batch_id = ANY(%(batch_ids)s)
-      AND occurred_at BETWEEN %(oldest)s AND %(newest)s
-      AND status <> 'success' AND error_code IS NOT NULL
-    GROUP BY 1, 2, 3, 4
-), hourly AS (
-    INSERT INTO analytics.hourly_error_codes AS known (org_id, bucket_start, model_id, error_code, events)
-    SELECT org_id, hour, model_id, error_code, events FROM failed
-    ORDER BY org_id, hour, model_id, error_code
-    ON CONFLICT (org_id, bucket_start, model_id, error_code) DO UPDATE SET events = known.events + excluded.events
-)
-INSERT INTO analytics.daily_error_codes AS known (org_id, bucket_start, model_id, error_code, events)
-SELECT org_id, date_trunc('day', hour, 'UTC') AS day, model_id, error_code, sum(events)::bigint FROM failed
-GROUP BY org_id, day, model_id, error_code
-ORDER BY org_id, day, model_id, error_code
-ON CONFLICT (org_id, bucket_start, model_id, error_code) DO UPDATE SET events = known.events + excluded.events;
+                                      excluded.latency_bins, excluded.latency_counts) AS appended),
+    (first_token_bins, first_token_counts) = (
+        SELECT appended.latency_bins, appended.latency_counts
+        FROM analytics.latency_append(rollup.first_token_bins, rollup.first_token_counts,
+                                      excluded.first_token_bins, excluded.first_token_counts) AS appended);
 
 -- name: note_freshness
 -- Notes the newest event that the rollups now show, by model.
 INSERT INTO analytics.model_freshness AS known (org_id, model_id, last_event_at, last_rollup_at)
-SELECT org_id, model_id, max(newest), clock_timestamp() FROM contributions
+SELECT org_id, model_id, max(occurred_at), clock_timestamp() FROM gathered
 GROUP BY org_id, model_id
 ORDER BY org_id, model_id
 ON CONFLICT (org_id, model_id) DO UPDATE SET
@@ -134,38 +187,11 @@ ON CONFLICT (org_id, model_id) DO UPDATE SET
     last_rollup_at = greatest(known.last_rollup_at, excluded.last_rollup_at);
 
 -- name: mark_batches
--- The batches are shown; in the transaction that added them.
-UPDATE analytics.ingestion_batches SET rolled_up_at = clock_timestamp() WHERE batch_id = ANY(%(batch_ids)s);
+-- The batches are shown, in every dimension that is listed; in the transaction that added them.
+UPDATE analytics.ingestion_batches SET rolled_up_at = clock_timestamp(), with_dimensions = true
+WHERE batch_id = ANY(%(batch_ids)s);
 
 -- name: clear_day
--- Removes a UTC day's rollups and error codes, before they are made again from raw rows.
-WITH hours AS (
-    DELETE FROM analytics.hourly_rollups WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
-      AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-), days AS (
-    DELETE FROM analytics.daily_rollups WHERE bucket_start = %(day)s
-      AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-), hour_codes AS (
-    DELETE FROM analytics.hourly_error_codes WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
-      AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-)
-DELETE FROM analytics.daily_error_codes WHERE bucket_start = %(day)s
-  AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid);
-
--- name: remake_error_codes_of_day
--- Makes a cleared UTC day's error codes again from the raw rows that the rollups show.
-WITH failed AS MATERIALIZED (
-    SELECT org_id, date_trunc('hour', occurred_at, 'UTC') AS hour, model_id, error_code, count(*) AS events
-    FROM analytics.usage_events
-    WHERE occurred_at >= %(day)s AND occurred_at < %(next_day)s
-      AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-      AND status <> 'success' AND error_code IS NOT NULL
-      AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
-    GROUP BY 1, 2, 3, 4
-), hourly AS (
-    INSERT INTO analytics.hourly_error_codes (org_id, bucket_start, model_id, error_code, events)
-    SELECT org_id, hour, model_id, error_code, events FROM failed
-)
-INSERT INTO analytics.daily_error_codes (org_id, bucket_start, model_id, error_code, events)
-SELECT org_id, %(day)s, model_id, error_code, sum(events)::bigint FROM failed
-GROUP BY org_id, model_id, error_code;
+-- Removes some organisations' rollups of a UTC day from a part, before they are made again from raw events.
+DELETE FROM analytics.{table}
+WHERE org_id = ANY(%(org_ids)s::uuid[]) AND bucket_start >= %(day)s AND bucket_start < %(next_day)s;

@@ -23,57 +23,78 @@ SELECT EXISTS (
                       WHERE event.org_id = rollup.org_id
                         AND event.occurred_at >= %(day)s AND event.occurred_at < %(next_day)s));
 
--- name: compare_hours
--- Hours of a UTC day whose rollup differs from the raw rows it should show, histogram included.
-WITH raw_bins AS (
-    SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC') AS bucket_start,
-           analytics.latency_bin(latency_ms) AS bin, count(*) AS invocations,
-           count(*) FILTER (WHERE status = 'error') AS status_error,
-           count(*) FILTER (WHERE status = 'timeout') AS status_timeout,
-           count(*) FILTER (WHERE status = 'throttled') AS status_throttled,
-           sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-           sum(cost_estimate_cents) AS cost_estimate_cents
+-- name: compare
+-- Buckets of a UTC day, in one part of the rollups, that differ from the raw events they should show. Only those
+-- from `since` on, where that is not NULL, and events of hours before `until`, as add does. The sums that came
+-- with dimensions are compared from `all_since` on.
+WITH events AS (
+    SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC') AS hour,
+           CASE %(dimension)s WHEN '' THEN '' WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
+                WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
+                ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END COLLATE "C" AS value,
+           status, latency_ms, analytics.latency_bin(latency_ms) AS latency_bin,
+           analytics.latency_bin(time_to_first_token_ms) AS first_token_bin, input_tokens, output_tokens,
+           cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents
     FROM analytics.usage_events
     WHERE occurred_at >= %(day)s AND occurred_at < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
       AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
-    GROUP BY 1, 2, 3, 4
 ), raw AS (
-    SELECT org_id, model_id, bucket_start, sum(invocations)::bigint AS invocations,
-           sum(status_error)::bigint AS status_error, sum(status_timeout)::bigint AS status_timeout,
-           sum(status_throttled)::bigint AS status_throttled, sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
-           array_agg(bin || ':' || invocations ORDER BY bin) AS histogram
-    FROM raw_bins GROUP BY 1, 2, 3
+    SELECT org_id, model_id, CASE %(grain)s WHEN 60 THEN hour ELSE %(day)s::timestamptz END AS bucket_start, value,
+           ARRAY[count(*), sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents)] AS sums,
+           ARRAY[count(*) FILTER (WHERE status = 'error'), count(*) FILTER (WHERE status = 'timeout'),
+                 count(*) FILTER (WHERE status = 'throttled')] AS by_status,
+           ARRAY[coalesce(sum(cached_input_tokens), 0), coalesce(sum(cache_write_input_tokens), 0),
+                 coalesce(sum(reasoning_tokens), 0),
+                 coalesce(sum(output_tokens) FILTER (WHERE status = 'success'), 0),
+                 coalesce(sum(latency_ms) FILTER (WHERE status = 'success'), 0)] AS parts,
+           analytics.latency_fold(array_agg(latency_bin)) AS latencies,
+           analytics.latency_fold(array_agg(first_token_bin) FILTER (WHERE first_token_bin IS NOT NULL)) AS first_tokens
+    FROM events
+    WHERE value IS NOT NULL AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)
+    GROUP BY 1, 2, 3, 4
 ), rolled AS (
-    SELECT org_id, model_id, bucket_start, invocations, status_error, status_timeout, status_throttled,
-           input_tokens, output_tokens, cost_estimate_cents,
-           (SELECT array_agg(bin || ':' || events ORDER BY bin)
+    SELECT org_id, model_id, bucket_start, value,
+           ARRAY[invocations, input_tokens, output_tokens, cost_estimate_cents] AS sums,
+           ARRAY[status_error, status_timeout, status_throttled] AS by_status,
+           ARRAY[cached_input_tokens, cache_write_input_tokens, reasoning_tokens, success_output_tokens,
+                 success_latency_ms] AS parts,
+           (SELECT ROW(coalesce(array_agg(bin ORDER BY bin), '{}'), coalesce(array_agg(events ORDER BY bin), '{}'))
             FROM (SELECT bin, sum(events)::bigint AS events
-                  FROM unnest(latency_bins, latency_counts) AS entry (bin, events) GROUP BY bin) AS folded) AS histogram
-    FROM analytics.hourly_rollups
+                  FROM unnest(latency_bins, latency_counts) AS entry (bin, events)
+                  WHERE events > 0 GROUP BY bin) AS folded) AS latencies,
+           (SELECT ROW(coalesce(array_agg(bin ORDER BY bin), '{}'), coalesce(array_agg(events ORDER BY bin), '{}'))
+            FROM (SELECT bin, sum(events)::bigint AS events
+                  FROM unnest(first_token_bins, first_token_counts) AS entry (bin, events)
+                  WHERE events > 0 GROUP BY bin) AS folded) AS first_tokens
+    FROM analytics.{table}
     WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+), compared AS (
+    SELECT org_id, model_id, bucket_start, value, raw.sums AS raw_sums, rolled.sums AS rolled_sums,
+           raw.by_status IS DISTINCT FROM rolled.by_status AS status_differs,
+           raw.latencies::text IS DISTINCT FROM rolled.latencies::text AS latency_differs,
+           (%(all_since)s::timestamptz IS NULL OR bucket_start >= %(all_since)s::timestamptz)
+               AND raw.parts IS DISTINCT FROM rolled.parts AS parts_differ,
+           (%(all_since)s::timestamptz IS NULL OR bucket_start >= %(all_since)s::timestamptz)
+               AND raw.first_tokens::text IS DISTINCT FROM rolled.first_tokens::text AS first_token_differs
+    FROM raw FULL JOIN rolled USING (org_id, model_id, bucket_start, value)
+    WHERE %(since)s::timestamptz IS NULL OR bucket_start >= %(since)s::timestamptz
 )
-SELECT org_id, model_id, bucket_start,
-       raw.invocations AS expected_invocations, rolled.invocations AS shown_invocations,
-       raw.input_tokens AS expected_input_tokens, rolled.input_tokens AS shown_input_tokens,
-       raw.output_tokens AS expected_output_tokens, rolled.output_tokens AS shown_output_tokens,
-       raw.cost_estimate_cents AS expected_cost_estimate_cents, rolled.cost_estimate_cents AS shown_cost_estimate_cents,
-       (raw.status_error, raw.status_timeout, raw.status_throttled)
-           IS DISTINCT FROM (rolled.status_error, rolled.status_timeout, rolled.status_throttled) AS statuses_differ,
-       raw.histogram IS DISTINCT FROM rolled.histogram AS latencies_differ
-FROM raw FULL JOIN rolled USING (org_id, model_id, bucket_start)
-WHERE (raw.invocations, raw.status_error, raw.status_timeout, raw.status_throttled, raw.input_tokens,
-       raw.output_tokens, raw.cost_estimate_cents, raw.histogram)
-      IS DISTINCT FROM
-      (rolled.invocations, rolled.status_error, rolled.status_timeout, rolled.status_throttled,
-       rolled.input_tokens, rolled.output_tokens, rolled.cost_estimate_cents, rolled.histogram)
-ORDER BY org_id, bucket_start, model_id
+SELECT org_id, model_id, bucket_start, value, raw_sums, rolled_sums, status_differs, latency_differs,
+       parts_differ, first_token_differs
+FROM compared
+WHERE raw_sums IS DISTINCT FROM rolled_sums OR status_differs OR latency_differs OR parts_differ
+   OR first_token_differs
+ORDER BY org_id, bucket_start, model_id, value
 LIMIT %(max_rows)s;
 
+-- name: sort_groups
+-- For the transaction: one group's bins in memory at a time, and not those of all.
+SET LOCAL enable_hashagg = off;
+
 -- name: compare_days
--- Models whose daily rollup differs from the sum of its hours.
+-- Models whose daily rollup differs from the sum of its hours, for days of which raw events were dropped.
 WITH hours AS (
     SELECT org_id, model_id, sum(invocations)::bigint AS invocations, sum(errors)::bigint AS errors,
            sum(status_error)::bigint AS status_error, sum(status_timeout)::bigint AS status_timeout,
@@ -128,13 +149,14 @@ WITH raw AS (
       AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
     GROUP BY 1, 2, 3, 4
 ), hours AS (
-    SELECT org_id, model_id, error_code, bucket_start, events FROM analytics.hourly_error_codes
+    SELECT org_id, model_id, value AS error_code, bucket_start, invocations AS events
+    FROM analytics.rollups_error_code_hours
     WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
 ), raw_day AS (
     SELECT org_id, model_id, error_code, sum(events)::bigint AS events FROM raw GROUP BY 1, 2, 3
 ), days AS (
-    SELECT org_id, model_id, error_code, events FROM analytics.daily_error_codes
+    SELECT org_id, model_id, value AS error_code, invocations AS events FROM analytics.rollups_error_code_days
     WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
 )
 SELECT org_id, model_id, bucket_start, 'hour' AS grain, error_code, raw.events AS expected, hours.events AS shown

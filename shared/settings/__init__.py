@@ -4,6 +4,7 @@
 """
 
 from shared.settings.declare import Settings, load, load_or_exit, misspelt, setting
+from shared.settings.dimensions import KeptDimension
 from shared.settings.fleet import (
     NAMES,
     PROCESSES,
@@ -27,6 +28,7 @@ __all__ = [
     "ExportWorkerSettings",
     "GatewaySettings",
     "IngestorSettings",
+    "KeptDimension",
     "LogSettings",
     "MigrateSettings",
     "ObjectStoreSettings",

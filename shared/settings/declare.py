@@ -20,14 +20,24 @@ class Setting:
     doc: str
     default: str | None
     secret: bool
+    may_be_empty: bool
 
 
-def setting(name: str, kind: Kind, doc: str, *, default: str | None = None, secret: bool = False) -> Any:
+def setting(
+    name: str,
+    kind: Kind,
+    doc: str,
+    *,
+    default: str | None = None,
+    secret: bool = False,
+    may_be_empty: bool = False,
+) -> Any:
     """Declare a setting: its environment name, kind, purpose, and default as it would be written.
 
-    Without a default it is required. Secrets are masked wherever the configuration is shown.
+    Without a default it is required. Secrets are masked wherever the configuration is shown. may_be_empty: an
+    empty variable is a value, and not the same as none.
     """
-    return field(metadata={"setting": Setting(name, kind, doc, default, secret)})
+    return field(metadata={"setting": Setting(name, kind, doc, default, secret, may_be_empty)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +65,14 @@ T = TypeVar("T", bound=Settings)
 def load(settings_class: type[T], environ: Mapping[str, str]) -> T:
     """Read a class of settings from the environment. Raises SettingsError that lists every fault.
 
-    An empty variable counts as absent, as an unset one does in most deployment tools.
+    An empty variable counts as absent, as an unset one does in most deployment tools, unless it may be empty.
     """
     values: dict[str, Any] = {}
     masked: dict[str, str] = {}
     faults: list[str] = []
     for attribute, declared in settings_class.declared().items():
-        text = environ.get(declared.name) or declared.default
+        given = environ.get(declared.name)
+        text = given if given or (given is not None and declared.may_be_empty) else declared.default
         if text is None:
             faults.append(f"{declared.name} is missing ({declared.doc})")
             continue
@@ -71,7 +82,7 @@ def load(settings_class: type[T], environ: Mapping[str, str]) -> T:
         except ValueError as fault:
             faults.append(f"{declared.name} {fault}")
             continue
-        masked[declared.name] = _mask(text) if declared.secret else text
+        masked[declared.name] = _mask(text) if declared.secret and text else text
     faults += settings_class.contradictions(values)
     if faults:
         raise SettingsError(faults)

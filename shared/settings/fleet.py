@@ -6,8 +6,18 @@ from datetime import timedelta
 from typing import Any
 
 from shared.settings.declare import Settings, setting
+from shared.settings.dimensions import ROLLUP_DIMENSIONS, KeptDimension
 from shared.settings.servers import BROKER_URL, BUCKET, CACHE_URL, DATABASE_URL, ENDPOINT, REGION
-from shared.settings.values import ACCESS_KEY, EXCHANGE, QUEUE, SWITCH, duration, one_of, whole_number
+from shared.settings.values import (
+    ACCESS_KEY,
+    EXCHANGE,
+    QUEUE,
+    SWITCH,
+    duration,
+    one_of,
+    optional,
+    whole_number,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +140,20 @@ class RollupWorkerSettings(LogSettings, DatabaseSettings):
     metrics_port: int = _metrics_port(9102)
     rollup_interval: timedelta = setting(
         "ROLLUP_INTERVAL", duration("10ms", "1h"), "pause between looks for new batches", default="500ms"
+    )
+    rollup_dimensions: tuple[KeptDimension, ...] = setting(
+        "ROLLUP_DIMENSIONS",
+        ROLLUP_DIMENSIONS,
+        "dimensions to keep rollups by",
+        default="client,apiKey,provider,operation,actor:day",
+        may_be_empty=True,
+    )
+    listen_url: str | None = setting(
+        "DATABASE_LISTEN_URL",
+        optional(DATABASE_URL),
+        "where to listen for new batches, past a pooler; without it at `DATABASE_URL`",
+        default="",
+        secret=True,
     )
     dedupe_window: timedelta = _dedupe_window()
     event_retention: timedelta = setting(

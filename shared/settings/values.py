@@ -69,6 +69,11 @@ def duration(shortest: str, longest: str) -> Kind:
     return Kind(parse, f"`{shortest}` to `{longest}`")
 
 
+def optional(kind: Kind) -> Kind:
+    """A value of this kind, or nothing (None)."""
+    return Kind(lambda text: kind.parse(text) if text else None, kind.allowed)
+
+
 def whole_number(low: int, high: int) -> Kind:
     """Decimal integers from low to high, both allowed."""
 

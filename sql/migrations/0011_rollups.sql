@@ -53,6 +53,7 @@ CREATE TABLE analytics.rollup_dimensions (
     -- The day rows hold the hours before this; later hours are added to a day when they are over, so that a busy
     -- hour is added once and not with every batch. NULL: the day rows hold all.
     days_until     timestamptz,
+    holes          bigint      NOT NULL DEFAULT 0,  -- batches that were rolled up without it
     CHECK (days_until IS NULL OR hours_table IS NOT NULL)
 );
 -- Names the parts of metadata's dimensions, whose keys may be no names of tables.
@@ -138,10 +139,9 @@ $$;
 CREATE FUNCTION analytics.note_missing_dimensions() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE analytics.rollup_dimensions
-    SET complete_since = greatest(complete_since, date_trunc('hour', NEW.newest_occurred_at, 'UTC') + interval '1 hour')
-    WHERE (groupable OR name = '')
-      AND complete_since IS DISTINCT FROM
-          greatest(complete_since, date_trunc('hour', NEW.newest_occurred_at, 'UTC') + interval '1 hour');
+    SET complete_since = greatest(complete_since, date_trunc('hour', NEW.newest_occurred_at, 'UTC') + interval '1 hour'),
+        holes = holes + 1
+    WHERE groupable OR name = '';
     RETURN NULL;
 END
 $$;

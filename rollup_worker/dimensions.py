@@ -1,0 +1,97 @@
+"""The dimensions that rollups are kept by: which there are, beginning with one, and dropping one.
+
+The list is a table, not this process's settings: every rollup adds to what the table lists when it begins, so
+workers with different settings leave no hole. The settings only ever add to it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from shared.db import Cursor, Database
+from shared.settings import KeptDimension
+from shared.statements import load_statements
+
+ERROR_CODE = "errorCode"
+_METADATA = "metadata."
+_SQL = load_statements("dimensions.sql")
+_ROLLUPS = load_statements("rollups.sql")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("dimensions")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A row of analytics.rollup_dimensions, which says what each field means. The name is '' for models alone."""
+
+    name: str
+    groupable: bool
+    hours_table: str | None
+    days_table: str
+    hours_kept: timedelta | None
+    complete_since: datetime | None
+    days_until: datetime | None
+    holes: int
+
+    @property
+    def parts(self) -> list[tuple[str, int, datetime | None]]:
+        """Each part's table, its grain in minutes, and the end of the hours it holds where it holds not all."""
+        hours = [(self.hours_table, 60, None)] if self.hours_table else []
+        return [*hours, (self.days_table, 1440, self.days_until)]
+
+
+def list_dimensions(cur: Cursor) -> list[Dimension]:
+    """Return what is kept, in the order in which every transaction adds to it."""
+    cur.execute(_SQL["list"])
+    return [Dimension(*row) for row in cur.fetchall()]
+
+
+def need_metadata(dimensions: list[Dimension]) -> bool:
+    """Tell whether any of them is a key of the metadata."""
+    return any(dimension.name.startswith(_METADATA) for dimension in dimensions)
+
+
+def keep_dimensions(database: Database, wanted: tuple[KeptDimension, ...]) -> None:
+    """Begin to keep those that are not kept yet, and set how long hours are kept.
+
+    What is kept and not wanted, or kept without the hours that are wanted, stays as it is and is logged.
+    Raises DatabaseUnavailable; DatabaseBusy while a long read holds the tables.
+    """
+    with database.transaction() as cur:
+        kept = {dimension.name: dimension for dimension in list_dimensions(cur)}
+        if any(each.name not in kept for each in wanted):
+            cur.execute(_ROLLUPS["lock_rollups"])
+        for each in wanted:
+            parameters = {
+                "name": each.name,
+                "keeps_hours": each.keeps_hours,
+                "hours_kept": each.hours_kept,
+            }
+            if each.name not in kept:
+                cur.execute(_SQL["add"], parameters)
+                _log.info("dimension is kept from now on", dimension=each.name, hours=each.keeps_hours)
+            elif each.keeps_hours:
+                cur.execute(_SQL["set_hours_kept"], parameters)
+    for name in sorted(
+        {name for name, each in kept.items() if each.groupable} - {each.name for each in wanted}
+    ):
+        _log.warning(
+            "dimension is kept though ROLLUP_DIMENSIONS lacks it; drop-dimension drops it", dimension=name
+        )
+    for each in wanted:
+        known = kept.get(each.name)
+        if known and each.keeps_hours != (known.hours_table is not None):
+            _log.warning(
+                "dimension keeps hours or not as it began; drop it and backfill it to change that",
+                dimension=each.name,
+                keeps_hours=known.hours_table is not None,
+            )
+
+
+def drop_dimension(database: Database, name: str) -> bool:
+    """Drop a dimension with all of its rollups; False when it is not kept. Raises DatabaseUnavailable."""
+    with database.transaction() as cur:
+        cur.execute(_ROLLUPS["lock_rollups"])
+        cur.execute(_SQL["drop"], {"name": name})
+        [(dropped,)] = cur.fetchall()
+    return bool(dropped)
