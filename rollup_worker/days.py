@@ -10,7 +10,7 @@ import time
 import structlog
 
 from rollup_worker.dimensions import Dimension, list_dimensions
-from shared.db import Database
+from shared.postgres import Database
 from shared.process import Stop
 from shared.statements import load_statements, with_tables
 

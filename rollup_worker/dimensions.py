@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from shared.db import Cursor, Database
+from shared.postgres import Cursor, Database
 from shared.settings import KeptDimension
 from shared.statements import load_statements
 
@@ -46,9 +46,13 @@ def list_dimensions(cur: Cursor) -> list[Dimension]:
     return [Dimension(*row) for row in cur.fetchall()]
 
 
-def need_metadata(dimensions: list[Dimension]) -> bool:
-    """Tell whether any of them is a key of the metadata."""
-    return any(dimension.name.startswith(_METADATA) for dimension in dimensions)
+def fields_needed(dimensions: list[Dimension]) -> dict[str, bool]:
+    """Return the parameters that say which fields of events they need gathered."""
+    names = [dimension.name for dimension in dimensions if dimension.groupable]
+    return {
+        "with_values": any(not name.startswith(_METADATA) for name in names),
+        "with_metadata": any(name.startswith(_METADATA) for name in names),
+    }
 
 
 def keep_dimensions(database: Database, wanted: tuple[KeptDimension, ...]) -> None:

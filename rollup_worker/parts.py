@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from rollup_worker.dimensions import ERROR_CODE, Dimension
-from shared.db import Cursor
+from rollup_worker.dimensions import ERROR_CODE, Dimension, fields_needed
+from shared.postgres import Cursor
 from shared.statements import load_statements, with_tables
 
 _SQL = load_statements("rollups.sql")
@@ -29,9 +29,7 @@ def add_gathered(cur: Cursor, dimensions: Sequence[Dimension], *, oldest: dateti
     return days
 
 
-def make_day_again(
-    cur: Cursor, dimensions: Sequence[Dimension], day: datetime, org_ids: list[str], *, with_metadata: bool
-) -> int:
+def make_day_again(cur: Cursor, dimensions: list[Dimension], day: datetime, org_ids: list[str]) -> int:
     """Clear a UTC day of some organisations in these dimensions and add what its raw events say, hour by hour.
 
     The caller keeps rollups and the dropping of days out. Returns how many rows of days were added or changed.
@@ -42,6 +40,7 @@ def make_day_again(
                 with_tables(_SQL["clear_day"], table=table),
                 {"day": day, "next_day": day + _DAY, "org_ids": org_ids},
             )
+    cur.execute(_SQL["set_memory"])
     cur.execute(_SQL["create_gathered"])
     made = 0
     for number in range(24):
@@ -49,7 +48,7 @@ def make_day_again(
         cur.execute(_SQL["empty_gathered"])
         cur.execute(
             _SQL["gather_hour"],
-            {"hour": hour, "next_hour": hour + _HOUR, "org_ids": org_ids, "with_metadata": with_metadata},
+            {"hour": hour, "next_hour": hour + _HOUR, "org_ids": org_ids} | fields_needed(dimensions),
         )
         if cur.rowcount:
             made += add_gathered(cur, dimensions, oldest=hour)

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
-from rollup_worker.dimensions import Dimension, list_dimensions, need_metadata
+from rollup_worker.dimensions import Dimension, list_dimensions
 from rollup_worker.parts import make_day_again
 from shared.buckets import bucket_start
-from shared.db import Cursor, Database
 from shared.errors import AnalyticsError
+from shared.postgres import Cursor, Database
 from shared.statements import load_statements
 
 MAX_EVENTS = 20_000
@@ -52,7 +52,7 @@ def make_day(
             cur.execute(_ROLLUPS["lock_rollups"])
             _refuse_dropped(cur, day)
             dimensions = _chosen(cur, names)
-            made += make_day_again(cur, dimensions, day, org_ids, with_metadata=need_metadata(dimensions))
+            made += make_day_again(cur, dimensions, day, org_ids)
         time.sleep(min(1.0, time.monotonic() - began))  # rollups waited as long
     if org_id is None:
         with database.transaction() as cur:

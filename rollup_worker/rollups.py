@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from rollup_worker.dimensions import list_dimensions, need_metadata
+from rollup_worker.dimensions import fields_needed, list_dimensions
 from rollup_worker.parts import add_gathered
 from shared.buckets import bucket_start
 from shared.clock import Clock, utc_now
@@ -116,8 +116,9 @@ def _add(cur: Cursor, claim: Claim) -> None:
     }
     if claim.oldest:
         dimensions = list_dimensions(cur)
+        cur.execute(_SQL["set_memory"])
         cur.execute(_SQL["create_gathered"])
-        cur.execute(_SQL["gather_batches"], {**parameters, "with_metadata": need_metadata(dimensions)})
+        cur.execute(_SQL["gather_batches"], parameters | fields_needed(dimensions))
         add_gathered(cur, dimensions, oldest=bucket_start(claim.oldest, "hour"))
         cur.execute(_SQL["note_freshness"])
     cur.execute(_SQL["mark_batches"], parameters)

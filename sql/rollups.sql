@@ -15,6 +15,10 @@ ORDER BY batch_id
 LIMIT %(max_batches)s
 FOR UPDATE SKIP LOCKED;
 
+-- name: set_memory
+-- Lets a claim's events be kept and sorted in memory; the first only before a session has temporary tables.
+SET temp_buffers = '32MB'; SET LOCAL work_mem = '64MB';
+
 -- name: create_gathered
 -- Where a transaction keeps the events that it adds, one row each. Empty at each commit.
 CREATE TEMPORARY TABLE IF NOT EXISTS gathered (
@@ -33,8 +37,9 @@ SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), occurred_at,
        analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
        status, latency_ms, input_tokens, output_tokens,
        cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
-       error_code, client_id, actor_id, api_key_id, provider, operation,
-       CASE WHEN %(with_metadata)s THEN metadata END
+       error_code, CASE WHEN %(with_values)s THEN client_id END, CASE WHEN %(with_values)s THEN actor_id END,
+       CASE WHEN %(with_values)s THEN api_key_id END, CASE WHEN %(with_values)s THEN provider END,
+       CASE WHEN %(with_values)s THEN operation END, CASE WHEN %(with_metadata)s THEN metadata END
 FROM analytics.usage_events
 WHERE batch_id = ANY(%(batch_ids)s)
   AND occurred_at BETWEEN %(oldest)s AND %(newest)s;
@@ -47,8 +52,9 @@ SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), occurred_at,
        analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
        status, latency_ms, input_tokens, output_tokens,
        cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
-       error_code, client_id, actor_id, api_key_id, provider, operation,
-       CASE WHEN %(with_metadata)s THEN metadata END
+       error_code, CASE WHEN %(with_values)s THEN client_id END, CASE WHEN %(with_values)s THEN actor_id END,
+       CASE WHEN %(with_values)s THEN api_key_id END, CASE WHEN %(with_values)s THEN provider END,
+       CASE WHEN %(with_values)s THEN operation END, CASE WHEN %(with_metadata)s THEN metadata END
 FROM analytics.usage_events
 WHERE occurred_at >= %(hour)s AND occurred_at < %(next_hour)s AND org_id = ANY(%(org_ids)s::uuid[])
   AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL);
@@ -117,14 +123,14 @@ ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET
     cost_estimate_cents = rollup.cost_estimate_cents + excluded.cost_estimate_cents,
     success_output_tokens = rollup.success_output_tokens + excluded.success_output_tokens,
     success_latency_ms = rollup.success_latency_ms + excluded.success_latency_ms,
-    (latency_bins, latency_counts) = (
-        SELECT appended.latency_bins, appended.latency_counts
-        FROM analytics.latency_append(rollup.latency_bins, rollup.latency_counts,
-                                      excluded.latency_bins, excluded.latency_counts) AS appended),
-    (first_token_bins, first_token_counts) = (
-        SELECT appended.latency_bins, appended.latency_counts
-        FROM analytics.latency_append(rollup.first_token_bins, rollup.first_token_counts,
-                                      excluded.first_token_bins, excluded.first_token_counts) AS appended);
+    latency_bins = analytics.append_bins(rollup.latency_bins, rollup.latency_counts,
+                                         excluded.latency_bins, excluded.latency_counts),
+    latency_counts = analytics.append_counts(rollup.latency_bins, rollup.latency_counts,
+                                             excluded.latency_bins, excluded.latency_counts),
+    first_token_bins = analytics.append_bins(rollup.first_token_bins, rollup.first_token_counts,
+                                             excluded.first_token_bins, excluded.first_token_counts),
+    first_token_counts = analytics.append_counts(rollup.first_token_bins, rollup.first_token_counts,
+                                                 excluded.first_token_bins, excluded.first_token_counts);
 
 -- name: add_error_codes
 -- Adds the gathered events' error codes to a part of the rollups; they count and sum nothing else.
@@ -167,14 +173,14 @@ ON CONFLICT ON CONSTRAINT {days_table}_pkey DO UPDATE SET
     cost_estimate_cents = rollup.cost_estimate_cents + excluded.cost_estimate_cents,
     success_output_tokens = rollup.success_output_tokens + excluded.success_output_tokens,
     success_latency_ms = rollup.success_latency_ms + excluded.success_latency_ms,
-    (latency_bins, latency_counts) = (
-        SELECT appended.latency_bins, appended.latency_counts
-        FROM analytics.latency_append(rollup.latency_bins, rollup.latency_counts,
-                                      excluded.latency_bins, excluded.latency_counts) AS appended),
-    (first_token_bins, first_token_counts) = (
-        SELECT appended.latency_bins, appended.latency_counts
-        FROM analytics.latency_append(rollup.first_token_bins, rollup.first_token_counts,
-                                      excluded.first_token_bins, excluded.first_token_counts) AS appended);
+    latency_bins = analytics.append_bins(rollup.latency_bins, rollup.latency_counts,
+                                         excluded.latency_bins, excluded.latency_counts),
+    latency_counts = analytics.append_counts(rollup.latency_bins, rollup.latency_counts,
+                                             excluded.latency_bins, excluded.latency_counts),
+    first_token_bins = analytics.append_bins(rollup.first_token_bins, rollup.first_token_counts,
+                                             excluded.first_token_bins, excluded.first_token_counts),
+    first_token_counts = analytics.append_counts(rollup.first_token_bins, rollup.first_token_counts,
+                                                 excluded.first_token_bins, excluded.first_token_counts);
 
 -- name: note_freshness
 -- Notes the newest event that the rollups now show, by model.

@@ -34,7 +34,13 @@ class Process:
     """One running process of the fleet, with the URL of its probes."""
 
     def __init__(
-        self, name: str, environ: Mapping[str, str], log_folder: Path, port: int | None = None
+        self,
+        name: str,
+        environ: Mapping[str, str],
+        log_folder: Path,
+        port: int | None = None,
+        *,
+        root: Path = ROOT,
     ) -> None:
         port = port or free_port()
         self.name = name
@@ -46,7 +52,7 @@ class Process:
         with self.log.open("wb") as log:
             self.popen = subprocess.Popen(
                 ["/bin/sh", "-c", procfile()[name]],
-                cwd=ROOT,
+                cwd=root,
                 env={
                     "PATH": path,
                     "PYTHONUNBUFFERED": "1",
@@ -104,16 +110,20 @@ class Process:
 
 
 class Fleet:
-    """Processes that share one environment; whatever is left at the end is killed."""
+    """Processes that share one environment; whatever is left at the end is killed.
 
-    def __init__(self, environ: Mapping[str, str], log_folder: Path) -> None:
+    root: the checkout whose code they run; by default this one.
+    """
+
+    def __init__(self, environ: Mapping[str, str], log_folder: Path, root: Path = ROOT) -> None:
         self.environ = dict(environ)
+        self._root = root
         self._log_folder = log_folder
         self.processes: list[Process] = []
 
     def start(self, name: str, port: int | None = None, **environ: str) -> Process:
         """Start a process of the Procfile, on a free port unless told; do not wait for it."""
-        process = Process(name, self.environ | environ, self._log_folder, port)
+        process = Process(name, self.environ | environ, self._log_folder, port, root=self._root)
         self.processes.append(process)
         return process
 

@@ -36,8 +36,14 @@ _INSERT_BATCH = """
     RETURNING batch_id"""
 _INSERT_EVENTS = """
     INSERT INTO analytics.usage_events (org_id, occurred_at, event_id, batch_id, received_at, model_id,
-        status, latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata)
+        status, latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata,
+        client_id, actor_id, api_key_id, provider, operation, cached_input_tokens, cache_write_input_tokens,
+        reasoning_tokens, time_to_first_token_ms)
     VALUES %s"""
+_OPTIONAL = (
+    "clientId", "actorId", "apiKeyId", "provider", "operation", "cachedInputTokens", "cacheWriteInputTokens",
+    "reasoningTokens", "timeToFirstTokenMs",
+)  # fmt: skip
 
 
 def _insert(cur: cursor, events: Sequence[Event], received_at: datetime) -> int:
@@ -58,6 +64,7 @@ def _insert(cur: cursor, events: Sequence[Event], received_at: datetime) -> int:
             *(event[name] for name in fields),
             event.get("errorCode"),
             json.dumps(event.get("metadata", {})),
+            *(event.get(name) for name in _OPTIONAL),
         )
         for event in events
     ]
