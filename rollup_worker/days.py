@@ -1,8 +1,8 @@
 """Adds past hours of a dimension to its days.
 
-While an hour is going on, its events are added to the hour alone; when it is over, the hour is added to its day,
-once. That halves what a busy hour writes. Who reads days adds the hours from `days_until` on; late events go to
-both.
+While an hour is going on, its events are added to the hour alone; when it is over, the hour is added to its
+day, once. That halves what a busy hour writes. Who reads days adds the hours from `days_until` on; late
+events go to both.
 """
 
 import time
@@ -26,7 +26,7 @@ class Days:
         self._database = database
 
     def add_past_hours(self, stop: Stop) -> None:
-        """Add every hour that is over to its dimensions' days, one in a transaction. Raises DatabaseUnavailable."""
+        """Add each hour that is over to its dimension's days, one by one. Raises DatabaseUnavailable."""
         with self._database.query() as cur:
             dimensions = list_dimensions(cur)
         for dimension in dimensions:

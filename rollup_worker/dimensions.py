@@ -22,7 +22,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("dimensions")
 
 @dataclass(frozen=True)
 class Dimension:
-    """A row of analytics.rollup_dimensions, which says what each field means. The name is '' for models alone."""
+    """A row of analytics.rollup_dimensions, which explains each field. The name is '' for models alone."""
 
     name: str
     groupable: bool
@@ -35,7 +35,7 @@ class Dimension:
 
     @property
     def parts(self) -> list[tuple[str, int, datetime | None]]:
-        """Each part's table, its grain in minutes, and the end of the hours it holds where it holds not all."""
+        """Each part's table, its grain in minutes, and the end of the hours it holds (None: it holds all)."""
         hours = [(self.hours_table, 60, None)] if self.hours_table else []
         return [*hours, (self.days_table, 1440, self.days_until)]
 

@@ -30,9 +30,10 @@ def add_gathered(cur: Cursor, dimensions: Sequence[Dimension], *, oldest: dateti
 
 
 def make_day_again(cur: Cursor, dimensions: list[Dimension], day: datetime, org_ids: list[str]) -> int:
-    """Clear a UTC day of some organisations in these dimensions and add what its raw events say, hour by hour.
+    """Clear a UTC day of some organisations in these dimensions and add what its raw events say, by hour.
 
-    The caller keeps rollups and the dropping of days out. Returns how many rows of days were added or changed.
+    The caller keeps rollups and the dropping of days out. Returns how many rows of days were added or
+    changed.
     """
     for dimension in dimensions:
         for table, _, _ in dimension.parts:
@@ -40,7 +41,8 @@ def make_day_again(cur: Cursor, dimensions: list[Dimension], day: datetime, org_
                 with_tables(_SQL["clear_day"], table=table),
                 {"day": day, "next_day": day + _DAY, "org_ids": org_ids},
             )
-    cur.execute(_SQL["set_memory"])
+    cur.execute(_SQL["set_temp_buffers"])
+    cur.execute(_SQL["set_work_mem"])
     cur.execute(_SQL["create_gathered"])
     made = 0
     for number in range(24):

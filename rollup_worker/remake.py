@@ -1,8 +1,9 @@
 """Makes rollups again from raw events while the fleet runs: `rebuild` and `backfill`.
 
-A step is a UTC day of some organisations, chosen so that it has few events, in one transaction that keeps the
-rollups of new batches out; then those go on for as long as the step took. Days are taken from the newest to the
-oldest, and a dimension is complete since the last day that is done: to go on after a kill is to begin again.
+A step is a UTC day of some organisations, chosen so that it has few events, in one transaction that keeps
+the rollups of new batches out; then those go on for as long as the step took. Days are taken from the newest
+to the oldest, and a dimension is complete since the last day that is done: to go on after a kill is to begin
+again.
 """
 
 import time
@@ -25,7 +26,7 @@ _SQL = load_statements("dimensions.sql")
 _ROLLUPS = load_statements("rollups.sql")
 _VERIFY = load_statements("verify.sql")
 
-Say = Callable[[str], None]
+WriteLine = Callable[[str], None]
 
 
 class DaysGone(AnalyticsError):
@@ -64,11 +65,11 @@ def make_day(
     return made
 
 
-def backfill(database: Database, name: str, first: datetime | None, say: Say) -> None:
+def backfill(database: Database, name: str, first: datetime | None, write_line: WriteLine) -> None:
     """Fill a dimension from raw events, down to a UTC day (None: the oldest that has rollups and raw events).
 
-    Raises AnalyticsError when the dimension is not kept, and DatabaseUnavailable; then what was said to be done
-    is done.
+    Raises AnalyticsError when the dimension is not kept, and DatabaseUnavailable; then what was said to be
+    done is done.
     """
     while True:
         with database.query() as cur:
@@ -79,21 +80,20 @@ def backfill(database: Database, name: str, first: datetime | None, say: Say) ->
             raise AnalyticsError(f"{name} is not kept; kept are {', '.join(kept) or 'none'}")
         since = kept[name].complete_since
         if since is None:
-            say(f"{name} is complete")
+            write_line(f"{name} is complete")
             return
+        at = f"{since.astimezone(UTC):%Y-%m-%dT%H:%MZ}"
         day = bucket_start(since - timedelta(microseconds=1), "day")
         if first is not None and day < first:
-            say(f"{name} is complete since {since.astimezone(UTC):%Y-%m-%dT%H:%MZ}")
+            write_line(f"{name} is complete since {at}")
             return
         try:
             rows = make_day(database, day, names=[name])
         except DaysGone:
-            say(
-                f"{name} is complete since {since.astimezone(UTC):%Y-%m-%dT%H:%MZ}: older raw events were dropped"
-            )
+            write_line(f"{name} is complete since {at}: older raw events were dropped")
             return
         left = max(0, (day - max(first or oldest or day, oldest or day)).days)
-        say(f"{day:%Y-%m-%d}  {name}: {rows:,} rows of the day made, {left:,} days left")
+        write_line(f"{day:%Y-%m-%d}  {name}: {rows:,} rows of the day made, {left:,} days left")
 
 
 def _chosen(cur: Cursor, names: Sequence[str] | None) -> list[Dimension]:

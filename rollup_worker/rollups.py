@@ -116,7 +116,8 @@ def _add(cur: Cursor, claim: Claim) -> None:
     }
     if claim.oldest:
         dimensions = list_dimensions(cur)
-        cur.execute(_SQL["set_memory"])
+        cur.execute(_SQL["set_temp_buffers"])
+        cur.execute(_SQL["set_work_mem"])
         cur.execute(_SQL["create_gathered"])
         cur.execute(_SQL["gather_batches"], parameters | fields_needed(dimensions))
         add_gathered(cur, dimensions, oldest=bucket_start(claim.oldest, "hour"))

@@ -15,9 +15,13 @@ ORDER BY batch_id
 LIMIT %(max_batches)s
 FOR UPDATE SKIP LOCKED;
 
--- name: set_memory
--- Lets a claim's events be kept and sorted in memory; the first only before a session has temporary tables.
-SET temp_buffers = '32MB'; SET LOCAL work_mem = '64MB';
+-- name: set_temp_buffers
+-- Lets a claim's events be kept in memory; may be changed only before a session has temporary tables.
+SET temp_buffers = '32MB';
+
+-- name: set_work_mem
+-- Lets them be sorted in memory, in this transaction.
+SET LOCAL work_mem = '64MB';
 
 -- name: create_gathered
 -- Where a transaction keeps the events that it adds, one row each. Empty at each commit.

@@ -18,8 +18,8 @@ from deploy.local.books import Books
 from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode
-from tests.conftest import TestBroker
 from tests.support.fleet import Fleet, Process
+from tests.support.places import TestBroker
 
 RELEASE_BEFORE = "2b2f4963395e27d178d72ecf32c6a07c356bf861"
 NAMES = ("rollup_worker", "ingestor", "gateway")

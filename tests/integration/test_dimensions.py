@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.checkout import ROOT
 from deploy.local.traffic import Event
 from rollup_worker.days import Days
 from rollup_worker.dimensions import drop_dimension, keep_dimensions
@@ -25,9 +26,8 @@ from shared.metrics import RollupMetrics
 from shared.postgres import Database
 from shared.process import Stop
 from shared.settings import KeptDimension, RollupWorkerSettings, load
-from tests.conftest import TestDatabase
 from tests.support.cuts import DIMENSIONS, Mix, expected, stored
-from tests.support.fleet import ROOT
+from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC)
@@ -158,7 +158,7 @@ def test_verify_names_the_group_that_differs_and_rebuild_mends_it(
     drain(worker_database)
     faults = {
         "UPDATE analytics.rollups_client_hours SET output_tokens = output_tokens + 1": "client ",
-        "UPDATE analytics.rollups_api_key_days SET reasoning_tokens = reasoning_tokens + 1": "parts of tokens",
+        "UPDATE analytics.rollups_api_key_days SET reasoning_tokens = reasoning_tokens + 1": "parts of",
         "UPDATE analytics.rollups_provider_hours SET first_token_counts[1] = first_token_counts[1] + 1"
         " WHERE first_token_counts <> '{}'": "first tokens' histogram",
         "DELETE FROM analytics.rollups_metadata_1_days": "metadata.region",
@@ -412,8 +412,8 @@ def test_a_read_of_one_cut_opens_one_part_by_its_key(owner: connection, worker_d
     with owner.cursor() as cur:
         cur.execute("ANALYZE analytics.rollups_client_hours")
         cur.execute(
-            "EXPLAIN SELECT sum(invocations) FROM analytics.rollups WHERE org_id = %s AND dimension = 'client'"
-            " AND grain = 60 AND bucket_start >= %s AND bucket_start < %s",
+            "EXPLAIN SELECT sum(invocations) FROM analytics.rollups WHERE org_id = %s"
+            " AND dimension = 'client' AND grain = 60 AND bucket_start >= %s AND bucket_start < %s",
             ("000a11ce-0000-4000-8000-000000000001", NOW - timedelta(hours=2), NOW),
         )
         plan = "\n".join(line for (line,) in cur.fetchall())

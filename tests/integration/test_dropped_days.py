@@ -71,6 +71,28 @@ def store(owner: connection, database: TestDatabase, events: list[Event]) -> Non
     own.close()
 
 
+_SHOWN_BEFORE = """
+    INSERT INTO analytics.{table} AS known
+    SELECT org_id, date_trunc('{unit}', occurred_at, 'UTC'), model_id, count(*), 0, 0, 0, 0,
+           sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents), array_agg(analytics.latency_bin(latency_ms)),
+           array_agg(1::bigint)
+    FROM analytics.usage_events WHERE batch_id = %s GROUP BY 1, 2, 3
+    ON CONFLICT (org_id, bucket_start, model_id)
+    DO UPDATE SET invocations = known.invocations + excluded.invocations
+"""
+
+
+def store_before(owner: connection, events: list[Event]) -> None:
+    """Store events and have them shown, on the schema of the release before."""
+    batch_id = insert_batch(owner, events)
+    with owner.cursor() as cur:
+        for table, unit in (("hourly_rollups", "hour"), ("daily_rollups", "day")):
+            cur.execute(_SHOWN_BEFORE.format(table=table, unit=unit), (batch_id,))
+        cur.execute(
+            "UPDATE analytics.ingestion_batches SET rolled_up_at = now() WHERE batch_id = %s", (batch_id,)
+        )
+
+
 def upkeep(database: TestDatabase, **environ: str) -> None:
     own = Database(database.rollup_worker_url, application_name="upkeep under test")
     settings = load(RollupWorkerSettings, {"DATABASE_URL": database.rollup_worker_url} | environ)
@@ -202,13 +224,12 @@ def test_days_dropped_before_drops_were_recorded_are_known_by_what_they_left(
                 "INSERT INTO analytics.schema_migrations VALUES (%s, %s, %s)",
                 (migration.version, migration.name, migration.checksum),
             )
-    database = TestDatabase(url, stack.process_urls(url))
     late, kept_late, without = OLD - 5 * DAY, TODAY - 8 * DAY, TODAY - 5 * DAY
     give_partition(owner, OLD)
     for day in (OLD, late, kept_late, YOUNG):
-        store(owner, database, events_of(day))
+        store_before(owner, events_of(day))
     rows(owner, "SELECT analytics.keep_events('10d', now())")
-    store(owner, database, events_of(late, 7, seed=2))
+    store_before(owner, events_of(late, 7, seed=2))
     insert_batch(owner, events_of(without))  # waits for its rollup
     done = subprocess.run(
         [sys.executable, "-m", "shared.migrate"], cwd=ROOT, env={"DATABASE_URL": url}, check=False

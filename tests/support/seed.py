@@ -36,14 +36,20 @@ _INSERT_BATCH = """
     RETURNING batch_id"""
 _INSERT_EVENTS = """
     INSERT INTO analytics.usage_events (org_id, occurred_at, event_id, batch_id, received_at, model_id,
-        status, latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata,
-        client_id, actor_id, api_key_id, provider, operation, cached_input_tokens, cache_write_input_tokens,
-        reasoning_tokens, time_to_first_token_ms)
+        status, latency_ms, input_tokens, output_tokens, cost_estimate_cents, error_code, metadata{optional})
     VALUES %s"""
-_OPTIONAL = (
-    "clientId", "actorId", "apiKeyId", "provider", "operation", "cachedInputTokens", "cacheWriteInputTokens",
-    "reasoningTokens", "timeToFirstTokenMs",
-)  # fmt: skip
+# Named only where an event has them, so that a database of the release before takes the others.
+_OPTIONAL = {
+    "clientId": "client_id",
+    "actorId": "actor_id",
+    "apiKeyId": "api_key_id",
+    "provider": "provider",
+    "operation": "operation",
+    "cachedInputTokens": "cached_input_tokens",
+    "cacheWriteInputTokens": "cache_write_input_tokens",
+    "reasoningTokens": "reasoning_tokens",
+    "timeToFirstTokenMs": "time_to_first_token_ms",
+}
 
 
 def _insert(cur: cursor, events: Sequence[Event], received_at: datetime) -> int:
@@ -53,6 +59,7 @@ def _insert(cur: cursor, events: Sequence[Event], received_at: datetime) -> int:
     row = cur.fetchone()
     assert row is not None
     batch_id = int(row[0])
+    named = [name for name in _OPTIONAL if any(name in event for event in events)]
     fields = ("modelId", "status", "latencyMs", "inputTokens", "outputTokens", "costEstimateCents")
     rows = [
         (
@@ -64,9 +71,10 @@ def _insert(cur: cursor, events: Sequence[Event], received_at: datetime) -> int:
             *(event[name] for name in fields),
             event.get("errorCode"),
             json.dumps(event.get("metadata", {})),
-            *(event.get(name) for name in _OPTIONAL),
+            *(event.get(name) for name in named),
         )
         for event in events
     ]
-    execute_values(cur, _INSERT_EVENTS, rows, page_size=1000)
+    statement = _INSERT_EVENTS.format(optional="".join(f", {_OPTIONAL[name]}" for name in named))
+    execute_values(cur, statement, rows, page_size=1000)
     return batch_id

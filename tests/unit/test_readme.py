@@ -50,7 +50,7 @@ def settings_table() -> list[str]:
     rows: dict[str, tuple[list[str], str, str, list[str]]] = {}
     for reader, settings_class in PROCESSES.items():
         for declared in settings_class.declared().values():
-            default = "required" if declared.default is None else f"`{declared.default}`"
+            default = {None: "required", "": "none"}.get(declared.default, f"`{declared.default}`")
             defaults, _, _, readers = rows.setdefault(
                 declared.name, ([], declared.kind.allowed, declared.doc, [])
             )
