@@ -41,7 +41,9 @@ def run_command(options: argparse.Namespace, settings: RollupWorkerSettings) -> 
     )
     try:
         if options.command == "backfill":
-            backfill(database, options.dimension, _midnight(options.first) if options.first else None, _write_line)
+            backfill(
+                database, options.dimension, _midnight(options.first) if options.first else None, _write_line
+            )
             return 0
         if options.command == "drop-dimension":
             return _drop(options, settings, database)

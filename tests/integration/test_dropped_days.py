@@ -74,8 +74,8 @@ def store(owner: connection, database: TestDatabase, events: list[Event]) -> Non
 _SHOWN_BEFORE = """
     INSERT INTO analytics.{table} AS known
     SELECT org_id, date_trunc('{unit}', occurred_at, 'UTC'), model_id, count(*), 0, 0, 0, 0,
-           sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents), array_agg(analytics.latency_bin(latency_ms)),
-           array_agg(1::bigint)
+           sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents),
+           array_agg(analytics.latency_bin(latency_ms)), array_agg(1::bigint)
     FROM analytics.usage_events WHERE batch_id = %s GROUP BY 1, 2, 3
     ON CONFLICT (org_id, bucket_start, model_id)
     DO UPDATE SET invocations = known.invocations + excluded.invocations
