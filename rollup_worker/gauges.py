@@ -29,6 +29,7 @@ _BUSY_SHARE = 0.1
 
 _SQL = load_statements("gauges.sql")
 _FRESHNESS = load_statements("freshness.sql")
+_DIMENSIONS = load_statements("dimensions.sql")
 
 Labels = tuple[str, ...]
 
@@ -60,7 +61,7 @@ class BacklogGauges:
         """Set each gauge as soon as it is read. Raises DatabaseUnavailable."""
         metrics, now = self._metrics, self._clock()
         # Where one cannot be read, those after it are not either.
-        later = [metrics.event_partitions, metrics.freshness_lag_seconds]
+        later = [metrics.event_partitions, metrics.rollup_rows, metrics.freshness_lag_seconds]
         with _known_or_absent(metrics.pending_batches, metrics.oldest_pending_seconds, *later):
             [pending] = self._rows(_SQL["pending"])
             oldest = pending["oldest"]
@@ -69,6 +70,9 @@ class BacklogGauges:
         with _known_or_absent(*later):
             [ahead] = self._rows(_SQL["days_ahead"])
             metrics.event_partitions.set(ahead["days"])
+        with _known_or_absent(*later[1:]):
+            sizes = self._rows(_DIMENSIONS["estimate_rows"])
+            metrics.rollup_rows.show({(row["name"], row["grain"]): row["rows"] for row in sizes})
         with _known_or_absent(metrics.freshness_lag_seconds):
             parameters = {"as_of": now, "active_since": now - _ACTIVE, "max_series": self._max_series}
             lags = self._rows(_FRESHNESS["lag_by_org"], parameters)

@@ -210,6 +210,12 @@ class RollupMetrics(WorkerMetrics):
             registry=registry,
             max_age_seconds=_RECENT_MAX_AGE_SECONDS,
         )
+        self.rollup_rows = LookedUpGauge(
+            "analytics_rollup_rows",
+            "Rollups by dimension (empty: models alone) and grain, as the planner estimates them.",
+            ["dimension", "grain"],
+            registry=registry,
+        )
         self.event_partitions = LookedUpGauge(
             "analytics_event_partitions_ahead",
             "Days ahead of today that have a partition; -1 with TimescaleDB.",

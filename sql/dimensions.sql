@@ -18,10 +18,10 @@ SELECT analytics.drop_rollup_dimension(%(name)s);
 
 -- name: estimate_rows
 -- About how many rows each part has, by the planner's statistics.
-SELECT name, 60 AS grain, greatest(reltuples, 0)::bigint
+SELECT name, 'hour' AS grain, greatest(reltuples, 0)::bigint AS rows
 FROM analytics.rollup_dimensions JOIN pg_class ON pg_class.oid = to_regclass('analytics.' || hours_table)
 UNION ALL
-SELECT name, 1440, greatest(reltuples, 0)::bigint
+SELECT name, 'day', greatest(reltuples, 0)::bigint
 FROM analytics.rollup_dimensions JOIN pg_class ON pg_class.oid = to_regclass('analytics.' || days_table);
 
 -- name: hour_to_add

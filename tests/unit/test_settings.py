@@ -16,6 +16,7 @@ from shared.settings import (
     ExportWorkerSettings,
     GatewaySettings,
     IngestorSettings,
+    KeptDimension,
     RollupWorkerSettings,
     load,
     misspelt,
@@ -294,3 +295,38 @@ def test_a_process_with_bad_settings_ends_with_code_2_and_names_them(module: str
     assert "LOG_LEVEL" in ended.stderr
     assert "DATABASE_URL is missing" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def dimensions(text: str) -> tuple[KeptDimension, ...]:
+    environ = {"DATABASE_URL": DATABASE, "ROLLUP_DIMENSIONS": text}
+    return load(RollupWorkerSettings, environ).rollup_dimensions
+
+
+def test_dimensions_are_named_with_the_grains_they_keep() -> None:
+    assert dimensions("client,actor:day,metadata.region.eu-1:day:90d") == (
+        KeptDimension("client"),
+        KeptDimension("actor", keeps_hours=False),
+        KeptDimension("metadata.region.eu-1", hours_kept=timedelta(days=90)),
+    )
+    default = load(RollupWorkerSettings, {"DATABASE_URL": DATABASE}).rollup_dimensions
+    assert [each.name for each in default] == ["client", "apiKey", "provider", "operation", "actor"]
+    assert [each.name for each in default if not each.keeps_hours] == ["actor"]
+
+
+def test_empty_dimensions_mean_none_and_not_the_default() -> None:
+    assert dimensions("") == ()
+
+
+def test_all_faults_of_the_dimensions_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as told:
+        dimensions(
+            "client,Client,actor:hour,metadata.,client,model,apiKey:day:30s,,metadata.a b,actor:day:1d:2d"
+        )
+    for fault in (
+        "'Client' names none of", "'actor:hour' is not like name", "'metadata.' names none of",
+        "names client twice", "'model' names none of", "'apiKey:day:30s' keeps hours for less than 1d",
+        "'' names none of", "'metadata.a b' names none of", "'actor:day:1d:2d' is not like name",
+    ):  # fmt: skip
+        assert fault in str(told.value), fault
+    with pytest.raises(SettingsError, match="names 21 dimensions; at most 20 are kept"):
+        dimensions(",".join(f"metadata.k{number}" for number in range(21)))
