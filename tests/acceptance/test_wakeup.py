@@ -56,6 +56,6 @@ def _listens(owner: connection) -> bool:
     with owner.cursor() as cur:
         cur.execute(
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'rollup_worker listener'"
-            " AND query LIKE 'LISTEN%' AND datname = current_database())"
+            " AND query LIKE '%LISTEN%' AND datname = current_database())"
         )
         return cur.fetchall() == [(True,)]
