@@ -2,6 +2,7 @@
 
 import copy
 import http.client
+import json
 import re
 import runpy
 import shlex
