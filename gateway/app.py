@@ -11,14 +11,15 @@ from gateway.http import problems
 from gateway.http.correlation import Correlation
 from gateway.http.slots import Slots
 from gateway.incidents import IncidentExporter
+from gateway.resources.dimensions import DimensionsResource, DimensionValuesResource
 from gateway.resources.events import ValidateResource
 from gateway.resources.exports import DownloadResource, ExportResource, ExportsResource
 from gateway.resources.freshness import FreshnessReader, FreshnessResource
 from gateway.resources.freshness_cache import FreshnessCache
 from gateway.resources.incidents import IncidentsResource
-from gateway.resources.reliability import ReliabilityResource
+from gateway.resources.reliability import PlatformReliabilityResource, ReliabilityResource
 from gateway.resources.status import HealthResource, MetricsResource, OpenApiResource, ReadyResource
-from gateway.resources.usage import UsageResource
+from gateway.resources.usage import PlatformUsageResource, UsageResource
 from shared.clock import Clock, utc_now
 from shared.metrics import GatewayMetrics
 from shared.s3 import ObjectStore
@@ -55,8 +56,12 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application
     app.req_options.strip_url_path_trailing_slash = False
     problems.install(app)
     routes: dict[str, Any] = {
-        f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(database, freshness, large),
-        f"{PREFIX}/orgs/{{org_id}}/reliability": ReliabilityResource(database, large),
+        f"{PREFIX}/orgs/{{org_id}}/usage": UsageResource(database, freshness, large, clock),
+        f"{PREFIX}/orgs/{{org_id}}/reliability": ReliabilityResource(database, large, clock),
+        f"{PREFIX}/orgs/{{org_id}}/dimensions": DimensionsResource(database),
+        f"{PREFIX}/orgs/{{org_id}}/dimensions/{{name}}/values": DimensionValuesResource(database),
+        f"{PREFIX}/usage": PlatformUsageResource(database, freshness, large, clock),
+        f"{PREFIX}/reliability": PlatformReliabilityResource(database, large, clock),
         f"{PREFIX}/orgs/{{org_id}}/freshness": FreshnessResource(freshness),
         f"{PREFIX}/orgs/{{org_id}}/incidents/export": IncidentsResource(
             IncidentExporter.of(settings.database_url, connections=MAX_STREAMS), streams

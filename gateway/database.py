@@ -1,8 +1,9 @@
 """The gateway's use of PostgreSQL: pooled, bounded, tried again over a restart of the server."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
@@ -19,6 +20,9 @@ _AT_ONCE_SECONDS = 1.0
 _PAUSES_SECONDS = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 CONNECTION_WAIT_SECONDS = 2.0
+MAX_SECONDS = 300.0
+"""The longest an answer that is sent bit by bit may take, its client's slowness included."""
+_ROWS_AT_ONCE = 500
 POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
 
@@ -79,28 +83,82 @@ class GatewayDatabase:
 
         return self._persistently(commit)
 
+    def begin(self, opened: ExitStack, probe: Callable[[Cursor], T]) -> tuple["Open", T]:
+        """Begin to read one state of the database, and return what a first short read finds.
+
+        opened: closes the transaction and gives its connection back. Raises DatabaseUnavailable.
+        """
+
+        def open_one(database: Database) -> tuple[Open, T]:
+            with ExitStack() as opening:
+                cur = opening.enter_context(
+                    database.transaction(
+                        repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS
+                    )
+                )
+                found = probe(cur)
+                opened.push(opening.pop_all())
+                return Open(database, cur, MAX_SECONDS), found
+
+        return self._with(
+            opened.enter_context(self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS)), open_one
+        )
+
     def _persistently(self, use: Callable[[Database], T]) -> T:
         """Use a connection, and again while it fails at once: a restart of the server takes a moment.
 
         Once a request has tried in vain for that long, later ones do not wait until one succeeds.
         """
         with self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS) as database:
-            for pause_seconds in (*_PAUSES_SECONDS, None):
-                began = time.monotonic()
-                try:
-                    done = use(database)
-                except DatabaseUnavailable as error:
-                    self._metrics.dependency_errors.labels(dependency="postgresql").inc()
-                    if pause_seconds is None or not _failed_at_once(error, began):
-                        self._is_away = True
-                        raise
-                    if pause_seconds and self._is_away:
-                        raise
-                    time.sleep(pause_seconds)
-                else:
-                    self._is_away = False
-                    return done
+            return self._with(database, use)
+
+    def _with(self, database: Database, use: Callable[[Database], T]) -> T:
+        for pause_seconds in (*_PAUSES_SECONDS, None):
+            began = time.monotonic()
+            try:
+                done = use(database)
+            except DatabaseUnavailable as error:
+                self._metrics.dependency_errors.labels(dependency="postgresql").inc()
+                if pause_seconds is None or not _failed_at_once(error, began):
+                    self._is_away = True
+                    raise
+                if pause_seconds and self._is_away:
+                    raise
+                time.sleep(pause_seconds)
+            else:
+                self._is_away = False
+                return done
         raise AssertionError("the last try returns or raises")
+
+
+class Open:
+    """A transaction that is read bit by bit while its answer is sent, within so many seconds in all."""
+
+    def __init__(self, database: Database, cur: Cursor, max_seconds: float) -> None:
+        self._database = database
+        self._cur = cur
+        self._deadline = time.monotonic() + max_seconds
+
+    def rows(self, statement: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        """Return the rows of a read that has few."""
+        self._database.limit(_LIMIT_SECONDS)
+        self._cur.execute(statement, parameters)
+        rows: list[tuple[Any, ...]] = self._cur.fetchall()
+        self._database.limit(self._left())
+        return rows
+
+    def stream(self, statement: str, parameters: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a read that may have many."""
+        return self._database.stream(
+            statement,
+            parameters,
+            rows_at_once=_ROWS_AT_ONCE,
+            time_limit_seconds=_LIMIT_SECONDS,
+            pause_seconds=self._left,
+        )
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
 
 def _failed_at_once(error: DatabaseUnavailable, began: float) -> bool:

@@ -135,6 +135,12 @@ class _Watchdog:
             with self._lock:
                 self._deadlines.pop(raw, None)
 
+    def change(self, raw: connection, seconds: float) -> None:
+        """Give a connection that is limited another deadline, from now on."""
+        with self._lock:
+            if raw in self._deadlines:
+                self._deadlines[raw] = time.monotonic() + seconds
+
     def _ensure_thread(self) -> None:
         # Threads do not survive a fork, so each process that connects starts its own.
         if self._pid != os.getpid():
@@ -211,6 +217,7 @@ class Database:
         self._statement_timeout_seconds = statement_timeout_seconds
         self._lock_timeout_seconds = lock_timeout_seconds
         self._raw: connection | None = None
+        self._streams = 0
 
     @contextmanager
     def transaction(
@@ -291,6 +298,39 @@ class Database:
         came = bool(raw.notifies)
         raw.notifies.clear()
         return came
+
+    def stream(
+        self,
+        statement: str,
+        parameters: Mapping[str, Any],
+        *,
+        rows_at_once: int,
+        time_limit_seconds: float,
+        pause_seconds: Callable[[], float],
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield a read's rows within the transaction under way, some at a time.
+
+        time_limit_seconds: for the server to answer each time. pause_seconds: asked each time how long the
+        caller may then take. Raises psycopg2's errors, which transaction() translates.
+        """
+        raw = self._connection()
+        self._streams += 1
+        cur = raw.cursor(f"stream_{self._streams}")
+        self.limit(time_limit_seconds)
+        cur.execute(statement, parameters)
+        while True:
+            rows = cur.fetchmany(rows_at_once)
+            self.limit(pause_seconds())
+            yield from rows
+            if len(rows) < rows_at_once:
+                break
+            self.limit(time_limit_seconds)
+        cur.close()  # one that is not read to its end is closed by the end of the transaction
+
+    def limit(self, seconds: float) -> None:
+        """Let the transaction under way last so long from now, whatever it was given at its begin."""
+        if self._raw is not None:
+            _watchdog.change(self._raw, seconds)
 
     def cut(self) -> None:
         """End what another thread is waiting for here: it gets DatabaseUnavailable at once."""

@@ -29,7 +29,9 @@ EXPORTS_READ = "analytics:exports:read"
 EXPORTS_DOWNLOAD = "analytics:exports:download"
 INCIDENTS_EXPORT = "analytics:incidents:export"
 
-_ADMIN = "admin"
+ADMIN = "admin"
+"""Every organisation at once."""
+
 _BLANKS = " \t"
 
 ACTOR_HEADERS = ("X-Actor-Subject", "X-Actor-Roles", "X-Actor-Orgs")
@@ -109,9 +111,9 @@ def _ascii_lower(text: str) -> str:
 
 def decide(actor: Actor, role: str, org_id: str, *, compat: bool) -> Decision:
     """Apply the rules to a read of an organisation (lower case). Raises Problem 403."""
-    own_roles = actor.roles & {f"org:{org_id}:{role}", f"org:{org_id}:{_ADMIN}"}
+    own_roles = actor.roles & {f"org:{org_id}:{role}", f"org:{org_id}:{ADMIN}"}
     bound = actor.orgs is not None and org_id in actor.orgs
-    if _ADMIN in actor.roles:
+    if ADMIN in actor.roles:
         return Decision.OWN_ORG if bound else Decision.CROSS_ORG
     if own_roles or (role in actor.roles and bound):
         return Decision.OWN_ORG
@@ -122,3 +124,10 @@ def decide(actor: Actor, role: str, org_id: str, *, compat: bool) -> Decision:
     if not compat:
         raise Problem(403, f"The role {role} must be bound to organisations by X-Actor-Orgs.")
     return Decision.UNBOUND
+
+
+def decide_platform(actor: Actor) -> Decision:
+    """Apply the rules to a read of all organisations at once. Raises Problem 403."""
+    if ADMIN not in actor.roles:
+        raise Problem(403, "This needs the role admin.")
+    return Decision.CROSS_ORG

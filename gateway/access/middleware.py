@@ -14,11 +14,13 @@ import falcon
 from gateway.access.audit import is_audited, write_audit_row
 from gateway.access.authorize import (
     ACTOR_HEADERS,
+    ADMIN,
     ANY_ACTOR,
     NOBODY,
     PUBLIC,
     Decision,
     decide,
+    decide_platform,
     read_actor,
 )
 from gateway.database import GatewayDatabase
@@ -27,6 +29,9 @@ from gateway.http.problems import Fault, Problem
 
 REPEATED_HEADERS = "X-Analytics-Repeated"
 """The server's own header that names headers which arrived twice (gateway/http/worker.py)."""
+
+ALL_ORGS = "00000000-0000-0000-0000-000000000000"
+"""What an audit row and a log line name where an answer shows all organisations; no organisation has it."""
 
 
 def refuse_repeated(req: falcon.Request, *names: str) -> None:
@@ -63,12 +68,17 @@ class Access:
         req.context.subject = actor.subject
         if "org_id" in params:
             params["org_id"] = req.context.org_id = org_id(params["org_id"])
+        elif need == ADMIN:
+            req.context.org_id = ALL_ORGS
         if not self._enabled:
             req.context.decision = Decision.RBAC_OFF
         elif need == ANY_ACTOR:
             req.context.decision = Decision.OPEN
         else:
             req.context.decision = "refused"
+            if need == ADMIN:
+                req.context.decision = decide_platform(actor)
+                return
             req.context.decision = decide(actor, need, params["org_id"], compat=self._compat)
 
     def process_response(

@@ -1,40 +1,39 @@
 """Query parameters, strictly: what is unknown, repeated or malformed is named, never guessed at."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from urllib.parse import unquote_plus
 
 from gateway.http.problems import Fault, Problem
-from shared.buckets import GRAINS, widen
+from shared.buckets import GRAINS
 from shared.usage_event.text import instant, org_id_text
-
-MAX_WINDOWS = {"minute": timedelta(hours=6), "hour": timedelta(days=92), "day": timedelta(days=400)}
-"""The longest window of each granularity."""
 
 _MAX_PARAMETERS = 100
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-@dataclass(frozen=True)
-class Window:
-    """[start, end) in UTC, widened to whole buckets of a granularity (a key of buckets.GRAINS)."""
-
-    start: datetime
-    end: datetime
-    granularity: str
-
-
 class Params:
     """A request's query parameters. Faults are gathered; `check` raises them all at once."""
 
-    def __init__(self, query_string: str, *known: str) -> None:
+    def __init__(
+        self,
+        query_string: str,
+        *known: str,
+        repeatable: Collection[str] = (),
+        prefix: str | None = None,
+        max_parameters: int = _MAX_PARAMETERS,
+    ) -> None:
+        """Take a query apart. repeatable: parameters that may be given more than once, as may those whose
+        names begin with the prefix.
+        """
         self._values: dict[str, str] = {}
+        self._repeated: dict[str, list[str]] = {}
         self._faults: list[Fault] = []
         pairs = [pair.partition("=") for pair in query_string.split("&") if pair]
-        if len(pairs) > _MAX_PARAMETERS:
-            raise Problem.invalid([Fault(field="", reason=f"more than {_MAX_PARAMETERS} parameters")])
+        if len(pairs) > max_parameters:
+            raise Problem.invalid([Fault(field="", reason=f"more than {max_parameters} parameters")])
+        names = [*known, *repeatable, *([] if prefix is None else [f"{prefix}<key>"])]
         for raw_name, _, raw_value in pairs:
             name = raw_name[:100]
             try:
@@ -42,8 +41,10 @@ class Params:
             except ValueError:
                 self.fault(name, "is not UTF-8 in percent-encoding")
                 continue
-            if name not in known:
-                self.fault(name[:100], f"is not a parameter here; there are {', '.join(known) or 'none'}")
+            if name in repeatable or (prefix is not None and name.startswith(prefix)):
+                self._repeated.setdefault(name, []).append(value)
+            elif name not in known:
+                self.fault(name[:100], f"is not a parameter here; there are {', '.join(names) or 'none'}")
             elif name in self._values:
                 self.fault(name, "is given more than once")
             else:
@@ -72,6 +73,23 @@ class Params:
         if value is not None and (not 1 <= len(value) <= max_length or "\0" in value):
             self.fault(name, f"must be 1 to {max_length} characters without NUL")
         return value
+
+    def repeated_names(self) -> list[str]:
+        """Return the names that may be repeated and are there, in the order of the query."""
+        return list(self._repeated)
+
+    def texts(
+        self, name: str, *, max_length: int, max_values: int, min_length: int = 1
+    ) -> tuple[str, ...] | None:
+        """Return each value of a parameter that may be repeated once, None when absent."""
+        values = self._repeated.get(name)
+        if values is None:
+            return None
+        if len(values) > max_values:
+            self.fault(name, f"is given {len(values)} times; at most {max_values} values are allowed")
+        elif any(not min_length <= len(value) <= max_length or "\0" in value for value in values):
+            self.fault(name, f"must be {min_length} to {max_length} characters without NUL")
+        return tuple(dict.fromkeys(values))
 
     def choice(self, name: str, choices: Mapping[str, object] | tuple[str, ...]) -> str | None:
         """Return one of the words, None when absent."""
@@ -106,30 +124,21 @@ class Params:
             self.fault(name, f"must be RFC 3339 with a zone, such as 2026-11-01T00:00:00Z{hint}")
             return None
 
-    def window(self, granularities: tuple[str, ...] = ("hour", "day")) -> Window:
-        """Read start, end and granularity (`day` unless given), widen them, and check all parameters.
-
-        Raises Problem.
-        """
-        start, end = self.time("start"), self.time("end")
-        granularity = self.choice("granularity", granularities) or "day"
-        if start is not None and end is not None:
-            if start >= end:
-                self.fault("end", "must be later than start")
-            elif end - start > MAX_WINDOWS[granularity]:
-                longest = _in_words(MAX_WINDOWS[granularity])
-                self.fault(
-                    "end", f"is more than {longest} after start, the most for granularity {granularity}"
-                )
-            else:
-                try:
-                    start, end = widen(start, end, granularity)
-                except OverflowError:
-                    self.fault("end", "is too late")
-        self.check()
-        assert start is not None  # noqa: S101  check() has raised otherwise
-        assert end is not None  # noqa: S101
-        return Window(start, end, granularity)
+    def fits(
+        self,
+        start: datetime | None,
+        end: datetime | None,
+        granularity: str,
+        longest: Mapping[str, timedelta],
+    ) -> None:
+        """Note a fault where a window is empty, or too long for its granularity."""
+        if start is None or end is None:
+            return
+        if start >= end:
+            self.fault("end", "must be later than start")
+        elif end - start > longest[granularity]:
+            span = _in_words(longest[granularity])
+            self.fault("end", f"is more than {span} after start, the most for granularity {granularity}")
 
 
 def _decoded(text: str) -> str:

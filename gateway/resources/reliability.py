@@ -1,38 +1,33 @@
-"""Error rates, error codes and latency percentiles by minute, hour or day, and over the whole window."""
+"""Error rates, error codes, percentiles and speed by any cut, and over the whole window."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import groupby
-from operator import itemgetter
 from typing import Any, ClassVar
 
 import falcon
-import msgspec
 
-from gateway.access.authorize import RELIABILITY_READ
+from gateway.access.authorize import ADMIN, RELIABILITY_READ
+from gateway.cuts.answers import asked, head, window_before
+from gateway.cuts.histograms import NAMES
+from gateway.cuts.outcomes import OutcomesPoint, OutcomesReader
+from gateway.cuts.parse import CutParams
+from gateway.cuts.plan import Plan
+from gateway.cuts.reading import Reading
+from gateway.cuts.send import send_parts, wants_csv
+from gateway.cuts.text import (
+    Codes,
+    Keys,
+    csv_answer,
+    figures,
+    json_answer,
+    outcomes_cells,
+    outcomes_columns,
+    outcomes_json,
+)
 from gateway.database import GatewayDatabase
-from gateway.http.answers import encode, send
-from gateway.http.params import Params
-from gateway.http.sizes import is_light, refuse_larger
 from gateway.http.slots import Slots
-from shared.buckets import rfc3339
-from shared.latency_histogram import PERCENTILES, add, percentiles_ms
-from shared.postgres import Cursor, Row, fetch_rows
-from shared.statements import load_statements
-from shared.usage_event.schema import FAILED_STATUSES
-
-_SQL = load_statements("reliability.sql")
-_NAMES = tuple(PERCENTILES)
-_QUANTILES = tuple(PERCENTILES.values())
-_ALWAYS = ("p50", "p95", "p99")
-
-Codes = list[dict[str, object]]
-Figures = dict[str, Any]
-
-_SUMS = ("invocations", *(f"status_{status}" for status in FAILED_STATUSES))
-
-# Reading the largest answer, its histograms included, takes some seconds.
-_LIMIT_SECONDS = 30.0
+from shared.clock import Clock
 
 
 class ReliabilityResource:
@@ -40,100 +35,109 @@ class ReliabilityResource:
 
     NEEDS: ClassVar = {"GET": RELIABILITY_READ}
 
-    def __init__(self, database: GatewayDatabase, large: Slots) -> None:
+    def __init__(self, database: GatewayDatabase, large: Slots, clock: Clock) -> None:
         self._database = database
         self._large = large
+        self._clock = clock
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
-        """Answer with series, totals and error codes."""
-        params = Params(req.query_string, "start", "end", "granularity", "modelId", "percentile")
-        model_id = params.text("modelId", max_length=200)
-        percentile = params.choice("percentile", _NAMES)
-        window = params.window(("minute", "hour", "day"))
-        parameters = {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id}
-        answer: dict[str, Any] = {
-            "orgId": org_id,
-            "start": rfc3339(window.start),
-            "end": rfc3339(window.end),
-            "granularity": window.granularity,
-        }
-        answer |= {"modelId": model_id} if model_id is not None else {}
-        answer |= {"percentile": percentile} if percentile else {}
+    def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str | None = None) -> None:
+        """Answer with series and totals."""
+        query = CutParams(req.query_string, "percentile", platform=org_id is None)
+        percentile = query.params.choice("percentile", NAMES)
+        cut = query.cut(org_id, minutes=True)
         with ExitStack() as opened:
-            held = None
-            [size] = self._database.rows(_SQL[f"size_{window.granularity}"], parameters)
-            refuse_larger(window, model_id, **size)
-            if not is_light(**size):
-                held = opened
+            reading = Reading(cut, org_id, self._database, self._clock, opened)
+            reliability = _Reliability(reading, percentile)
+
+            def admit() -> None:
+                reading.refuse_larger()
                 opened.enter_context(self._large.slot(req))
 
-            def read(cur: Cursor) -> tuple[list[msgspec.Raw], Figures]:
-                cur.execute(_SQL[window.granularity], parameters)
-                cur.execute(_SQL[f"error_codes_{window.granularity}"], parameters)
-                return _series(cur, percentile)
-
-            series, totals = self._database.snapshot(read, time_limit_seconds=_LIMIT_SECONDS)
-            send(req, resp, answer | {"series": series, "totals": totals}, held)
+            parts = reliability.csv() if wants_csv(req) else reliability.json()
+            send_parts(req, resp, parts, opened, admit)
 
 
-def _series(cur: Cursor, percentile: str | None) -> tuple[list[msgspec.Raw], Figures]:
-    """Return the points of the open cursors as JSON, and the totals over them.
+class PlatformReliabilityResource(ReliabilityResource):
+    """GET /reliability: of all organisations."""
 
-    Only the texts are kept of each point: with its histogram it would take a hundred times as much.
+    NEEDS: ClassVar = {"GET": ADMIN}
+
+
+class _Reliability:
+    """The reliability of a reading, its parts in JSON or in CSV.
+
+    Error codes are kept by model and by no other dimension: of points that are cut by one they are None.
     """
-    series: list[msgspec.Raw] = []
-    totals = Tally()
-    codes = groupby(_fetched(cur, "fetch_codes"), key=itemgetter("bucket_start", "model_id"))
-    next_codes = next(codes, None)
-    for row in _fetched(cur, "fetch_points"):
-        tally = Tally()
-        tally.add(row)
-        totals.add(row)
-        found = []
-        if next_codes is not None and next_codes[0] == (row["bucket_start"], row["model_id"]):
-            found = _codes(next_codes[1])
-            next_codes = next(codes, None)
-        point = {"bucketStart": rfc3339(row["bucket_start"]), "modelId": row["model_id"]}
-        series.append(msgspec.Raw(encode(point | tally.figures(found, percentile))))
-    of_window = _codes(next_codes[1]) if next_codes is not None else []
-    return series, totals.figures(of_window, percentile)
 
+    def __init__(self, reading: Reading, percentile: str | None) -> None:
+        self._reading = reading
+        self._percentile = percentile
+        self._keys = Keys(reading.plan)
+        self._of_window: Codes | None = None
 
-def _fetched(cur: Cursor, statement: str) -> Iterator[Row]:
-    while rows := fetch_rows(cur, _SQL[statement]):
-        yield from rows
+    def json(self) -> Iterator[bytes]:
+        """Yield the answer."""
+        before = self._before()
+        reader = OutcomesReader(self._reading.plan)
+        points = (
+            outcomes_json(self._keys, point, codes, self._percentile) for point, codes in self._points(reader)
+        )
+        given = {"percentile": self._percentile} if self._percentile else {}
+        first = head(self._reading) | asked(self._reading, given)
+        return json_answer(first, points, self._ends(reader, before))
 
+    def csv(self) -> Iterator[bytes]:
+        """Yield the series."""
+        reader = OutcomesReader(self._reading.plan)
+        lines = (
+            [*self._keys.cells(point), *outcomes_cells(point.outcomes, codes, self._percentile)]
+            for point, codes in self._points(reader)
+        )
+        return csv_answer([*self._keys.columns, *outcomes_columns(self._percentile)], lines)
 
-def _codes(rows: Iterable[Row]) -> Codes:
-    return [{"errorCode": row["error_code"], "count": row["events"]} for row in rows]
+    def _points(self, reader: OutcomesReader) -> Iterator[tuple[OutcomesPoint, Codes | None]]:
+        points = reader.points(self._reading.reliability())
+        if self._reading.plan.cut.dimension:
+            for point in points:
+                yield point, None
+            return
+        # Both come in one order, and there are no codes without a point of theirs.
+        codes = groupby(self._reading.codes(), key=lambda row: row[:4])
+        following = next(codes, None)
+        for point in points:
+            found: Codes = []
+            if following is not None and following[0] == (
+                point.bucket,
+                point.other,
+                point.org_id,
+                point.model_id,
+            ):
+                found = _codes(following[1])
+                following = next(codes, None)
+            yield point, found
+        self._of_window = _codes(following[1]) if following is not None else []
 
+    def _ends(self, reader: OutcomesReader, before: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield {"totals": figures(reader.totals, self._of_window, self._percentile), **before}
 
-class Tally:
-    """Sums of one point or of many: calls by outcome, and their latencies as one histogram."""
-
-    def __init__(self) -> None:
-        self._sums = dict.fromkeys(_SUMS, 0)
-        self._histogram: dict[int, int] = {}
-
-    def add(self, row: Row) -> None:
-        """Add a point."""
-        for name in _SUMS:
-            self._sums[name] += row[name]
-        add(self._histogram, row["latency_bins"], row["latency_counts"])
-
-    def figures(self, codes: Codes, percentile: str | None) -> Figures:
-        """Return what an answer says of it. Without calls there is neither a rate nor a percentile: null."""
-        invocations = self._sums["invocations"]
-        by_status = {status: self._sums[f"status_{status}"] for status in FAILED_STATUSES}
-        errors = sum(by_status.values())
-        values = percentiles_ms(self._histogram, _QUANTILES)
-        latency = dict(zip(_NAMES, values, strict=True)) if values else dict.fromkeys(_NAMES)
-        figures = {
-            "invocations": invocations,
-            "errors": errors,
-            "errorRate": errors / invocations if invocations else None,
-            "latencyMs": {name: latency[name] for name in _ALWAYS},
-            "errorsByStatus": by_status,
-            "errorCodes": codes,
+    def _before(self) -> dict[str, Any]:
+        """Return what the answer says of the window before, nothing unless it was asked for."""
+        if not self._reading.plan.cut.compare:
+            return {}
+        start, said = window_before(self._reading)
+        plan = self._reading.plan.of_window(start, self._reading.plan.start)
+        reader = OutcomesReader(plan)
+        for _ in reader.points(self._reading.reliability(plan)):
+            pass
+        return {
+            "previous": {**said, "totals": figures(reader.totals, self._codes_before(plan), self._percentile)}
         }
-        return figures | ({"latencyPercentileMs": latency[percentile]} if percentile else {})
+
+    def _codes_before(self, plan: Plan) -> Codes | None:
+        if self._reading.plan.cut.dimension:
+            return None
+        return _codes(row for row in self._reading.codes(plan) if row[0] is None)
+
+
+def _codes(rows: Any) -> Codes:
+    return [{"errorCode": row[4], "count": int(row[5])} for row in rows]

@@ -1,31 +1,23 @@
-"""Usage and spend: rollups by hour or day, and their totals."""
+"""Usage and spend by any cut, and their totals."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import falcon
 import msgspec
 
-from gateway.access.authorize import USAGE_READ
+from gateway.access.authorize import ADMIN, USAGE_READ
+from gateway.cuts.answers import asked, head, window_before
+from gateway.cuts.parse import CutParams
+from gateway.cuts.reading import Reading
+from gateway.cuts.send import send_parts, wants_csv
+from gateway.cuts.sums import SUMS, Sums, UsagePoint, add, nothing, numbers, texts, usage_points
+from gateway.cuts.text import USAGE_COLUMNS, Keys, csv_answer, json_answer, usage_json
 from gateway.database import GatewayDatabase
-from gateway.http.answers import send
-from gateway.http.params import Params
-from gateway.http.sizes import MAX_LIGHT_POINTS, MAX_POINTS, is_light, refuse_larger
 from gateway.http.slots import Slots
 from gateway.resources.freshness import FreshnessReader
-from shared.buckets import rfc3339
-from shared.statements import load_statements
-
-_SUMS = {
-    "invocations": "invocations",
-    "errors": "errors",
-    "inputTokens": "input_tokens",
-    "outputTokens": "output_tokens",
-    "costEstimateCents": "cost_estimate_cents",
-}
-"""The sums of the totals, and their columns."""
-
-_SQL = load_statements("usage.sql")
+from shared.clock import Clock
 
 
 class UsageResource:
@@ -33,46 +25,82 @@ class UsageResource:
 
     NEEDS: ClassVar = {"GET": USAGE_READ}
 
-    def __init__(self, database: GatewayDatabase, freshness: FreshnessReader, large: Slots) -> None:
+    def __init__(
+        self, database: GatewayDatabase, freshness: FreshnessReader, large: Slots, clock: Clock
+    ) -> None:
         self._database = database
         self._freshness = freshness
         self._large = large
+        self._clock = clock
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
+    def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str | None = None) -> None:
         """Answer with series, totals and freshness."""
-        params = Params(req.query_string, "start", "end", "granularity", "modelId")
-        model_id = params.text("modelId", max_length=200)
-        window = params.window()
+        cut = CutParams(req.query_string, platform=org_id is None).cut(org_id, minutes=False)
         # Before the sums: they may then show more than this promises, never less.
-        freshness = self._freshness.summary(org_id)
-        parameters = {"org_id": org_id, "start": window.start, "end": window.end, "model_id": model_id}
+        freshness = {} if org_id is None else {"freshness": self._freshness.summary(org_id).shown()}
         with ExitStack() as opened:
-            [row] = self._database.rows(
-                _SQL[window.granularity], {**parameters, "max_points": MAX_LIGHT_POINTS}
-            )
-            held = None
-            if not is_light(points=row["points"]):
-                held = opened
-                refuse_larger(window, model_id, points=row["points"])
+            reading = Reading(cut, org_id, self._database, self._clock, opened)
+            usage = _Usage(reading, freshness)
+
+            def admit() -> None:
+                if reading.plan.is_plain and not wants_csv(req):
+                    reading.refuse_larger()
                 opened.enter_context(self._large.slot(req))
-                [row] = self._database.rows(
-                    _SQL[window.granularity], {**parameters, "max_points": MAX_POINTS}
-                )
-                refuse_larger(window, model_id, points=row["points"])
-            answer: dict[str, Any] = {
-                "orgId": org_id,
-                "start": rfc3339(window.start),
-                "end": rfc3339(window.end),
-                "granularity": window.granularity,
-                "series": _json(f"[{row['series'] or ''}]"),
-                "totals": {name: _json(row[column]) for name, column in _SUMS.items()},
-                "freshness": freshness.shown(),
-            }
-            if model_id is not None:
-                answer["modelId"] = model_id
-            send(req, resp, answer, held)
+
+            send_parts(req, resp, usage.csv() if wants_csv(req) else usage.json(), opened, admit)
 
 
-def _json(text: str) -> msgspec.Raw:
-    """Put JSON that PostgreSQL wrote into an answer as it is."""
-    return msgspec.Raw(text.encode())
+class PlatformUsageResource(UsageResource):
+    """GET /usage: of all organisations."""
+
+    NEEDS: ClassVar = {"GET": ADMIN}
+
+
+class _Usage:
+    """The usage of a reading: its parts in JSON or in CSV, and totals that grow as they are made."""
+
+    def __init__(self, reading: Reading, tail: dict[str, Any]) -> None:
+        self._reading = reading
+        self._tail = tail
+        self._totals = nothing()
+        self._keys = Keys(reading.plan)
+
+    def json(self) -> Iterator[bytes]:
+        """Yield the answer."""
+        before = self._before()
+        points = self._plain() if self._reading.plan.is_plain else self._grouped()
+        return json_answer(head(self._reading), points, self._ends(before))
+
+    def csv(self) -> Iterator[bytes]:
+        """Yield the series."""
+        lines = (
+            [*self._keys.cells(point), *texts(point.sums)]
+            for point in usage_points(self._reading.usage(), self._reading.plan)
+        )
+        return csv_answer([*self._keys.columns, *USAGE_COLUMNS], lines)
+
+    def _plain(self) -> Iterator[str]:
+        for points, _count, *sums in self._reading.plain_usage():
+            add(self._totals, numbers(sums))
+            yield points
+
+    def _grouped(self) -> Iterator[str]:
+        for point in usage_points(self._reading.usage(), self._reading.plan):
+            add(self._totals, point.sums)
+            yield usage_json(self._keys, point)
+
+    def _ends(self, before: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield {"totals": _shown(self._totals), **self._tail, **asked(self._reading, before)}
+
+    def _before(self) -> dict[str, Any]:
+        """Return what the answer says of the window before, nothing unless it was asked for."""
+        if not self._reading.plan.cut.compare:
+            return {}
+        start, said = window_before(self._reading)
+        plan = self._reading.plan.of_window(start, self._reading.plan.start)
+        points: list[UsagePoint] = list(usage_points(self._reading.usage(plan), plan))
+        return {"previous": {**said, "totals": _shown(points[0].sums if points else nothing())}}
+
+
+def _shown(sums: Sums) -> dict[str, msgspec.Raw]:
+    return {name: msgspec.Raw(text.encode()) for name, text in zip(SUMS, texts(sums), strict=True)}

@@ -14,7 +14,6 @@ from psycopg2.extensions import connection
 
 from deploy.local.stack import LocalStack, Say
 from deploy.local.traffic import org
-from gateway.http.sizes import MAX_POINTS
 from shared.buckets import bucket_start, rfc3339
 from shared.statements import load_statements
 from tests.benchmarks.place import Place
@@ -32,7 +31,7 @@ _ACTOR = {"X-Actor-Subject": "bench", "X-Actor-Roles": "analytics:usage:read", "
 Seconds = dict[str, list[float]]
 """By granularity."""
 
-_SQL = load_statements("usage.sql")
+_SQL = load_statements("cuts.sql")
 _LOAD = """
     INSERT INTO analytics.{table} (org_id, bucket_start, model_id, invocations, errors, status_error,
         status_timeout, status_throttled, input_tokens, output_tokens, cost_estimate_cents,
@@ -99,11 +98,10 @@ def _measure(
             assert answer.status == 200, body[:500]
             began = time.perf_counter()
             with direct.cursor() as cur:
-                cur.execute(
-                    _SQL[grain],
-                    {"org_id": _ORG, "start": start, "end": end, "model_id": None, "max_points": MAX_POINTS},
-                )
-                [(_, points, *_sums)] = cur.fetchall()
+                minutes = {"day": 1440, "hour": 60}[grain]
+                parameters = {"org_id": _ORG, "grain": minutes, "start": start, "end": end, "model_ids": None}
+                cur.execute(_SQL["plain_usage"], parameters)
+                points = ",".join(row[0] for row in cur.fetchall())
             alone[grain].append(time.perf_counter() - began)
             assert points.count("bucketStart") == body.count(b"bucketStart") > 0
     return over_http, alone

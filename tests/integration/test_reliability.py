@@ -179,6 +179,8 @@ def test_a_window_without_calls_invents_nothing(ask: Ask) -> None:
         "latencyMs": {"p50": None, "p95": None, "p99": None},
         "errorsByStatus": {"error": 0, "timeout": 0, "throttled": 0},
         "errorCodes": [],
+        "timeToFirstTokenMs": {"p50": None, "p95": None, "p99": None},
+        "outputTokensPerSecond": None,
     }
 
 

@@ -40,7 +40,12 @@ def _is_uuid(text: object) -> bool:
     return not isinstance(text, str) or str(uuid.UUID(text)) == text
 
 
+def _is_local(text: object) -> bool:
+    return not isinstance(text, str) or datetime.fromisoformat(text).tzinfo is not None
+
+
 formats.checks("date-time", raises=ValueError)(_is_instant)
+formats.checks("local-date-time", raises=ValueError)(_is_local)
 formats.checks("uuid", raises=ValueError)(_is_uuid)
 
 

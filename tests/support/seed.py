@@ -70,7 +70,7 @@ def _insert(cur: cursor, events: Sequence[Event], received_at: datetime) -> int:
             received_at,
             *(event[name] for name in fields),
             event.get("errorCode"),
-            json.dumps(event.get("metadata", {})),
+            json.dumps(event.get("metadata") or {}),
             *(event.get(name) for name in named),
         )
         for event in events

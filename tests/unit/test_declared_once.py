@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from gateway.http.params import MAX_WINDOWS
-from gateway.http.sizes import MAX_BINS, MAX_POINTS
+from gateway.cuts.reading import MAX_POINTS
 from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS
 from gateway.resources.exports import COMPRESSIONS, GRAINS
 from gateway.resources.freshness import MAX_ENTRIES
+from shared.cut import MAX_WINDOWS, ORDERS
 from shared.export_job import EXPORT_STATUSES
 from shared.statements import SQL_FOLDER
 from shared.usage_event.schema import STATUSES
@@ -22,7 +22,9 @@ MIGRATIONS = "".join(path.read_text(encoding="utf-8") for path in (SQL_FOLDER / 
 def parameter(path: str, name: str) -> Any:
     """Return the schema of a query parameter of a GET."""
     for item in DOCUMENT["paths"][f"/analytics/v1/orgs/{{orgId}}/{path}"]["get"]["parameters"]:
-        if item.get("name") == name:
+        if "$ref" in item:
+            item = DOCUMENT["components"]["parameters"][item["$ref"].rpartition("/")[2]]  # noqa: PLW2901
+        if item["name"] == name:
             return item["schema"]
     raise AssertionError(f"{path} has no parameter {name}")
 
@@ -45,12 +47,13 @@ def test_the_description_names_the_words_of_the_code() -> None:
     assert job["granularity"]["enum"] == list(GRAINS)
     assert job["compression"]["enum"] == list(COMPRESSIONS)
     assert parameter("reliability", "granularity")["enum"] == list(MAX_WINDOWS)
+    assert parameter("usage", "granularity")["enum"] == [word for word in MAX_WINDOWS if word != "minute"]
+    assert parameter("usage", "orderBy")["enum"] == list(ORDERS)
 
 
 def test_the_description_names_the_limits_of_the_code() -> None:
     rows = parameter("incidents/export", "maxRows")
     assert (rows["maximum"], rows["default"]) == (MAX_ROWS, DEFAULT_ROWS)
     assert SCHEMAS["Freshness"]["properties"]["entries"]["maxItems"] == MAX_ENTRIES
-    said = DOCUMENT["paths"]["/analytics/v1/orgs/{orgId}/reliability"]["get"]["description"]
+    said = DOCUMENT["paths"]["/analytics/v1/orgs/{orgId}/usage"]["get"]["description"]
     assert f"{MAX_POINTS:,} points" in said
-    assert f"{MAX_BINS:,} entries" in said

@@ -1,0 +1,185 @@
+"""A cut from a query's parameters: all that is wrong is named at once, nothing is guessed at."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from gateway.cuts.plan import Kept, Plan
+from gateway.http.params import Params
+from gateway.http.problems import Fault, Problem
+from shared.cut import MAX_WINDOWS, MEMBERS, METADATA, ORDERS, Cut
+from shared.pieces import NotKept
+from shared.usage_event.text import org_id_text
+from shared.zones import GRANULARITIES, ZONE_UTC, zone
+
+MAX_VALUES = 100
+"""Of one filter."""
+
+MAX_TOP = 100
+PLATFORM_TOP = 50
+"""Of a question about all organisations, unless told."""
+
+_MAX_PARAMETERS = 2 * MAX_VALUES + 20
+_DIMENSION_OF = {name: dimension for dimension, name in MEMBERS.items()}
+_METADATA_NAME = re.compile(r"metadata\.[A-Za-z0-9_.-]{1,64}")
+
+
+class CutParams:
+    """The query of usage and reliability. platform: of all organisations and not of one."""
+
+    def __init__(self, query_string: str, *also: str, platform: bool = False) -> None:
+        names = ["start", "end", "granularity", "timeZone", "groupBy", "top", "orderBy", "compare", *also]
+        filters = ["modelId", *_DIMENSION_OF, *(["orgId"] if platform else [])]
+        self.params = Params(
+            query_string,
+            *names,
+            repeatable=filters,
+            prefix=METADATA,
+            max_parameters=_MAX_PARAMETERS,
+        )
+        self._platform = platform
+
+    def cut(self, org_id: str | None, *, minutes: bool) -> Cut:
+        """Return the question. minutes: whether it may be asked by the minute. Raises Problem."""
+        params = self.params
+        start, end = params.time("start"), params.time("end")
+        granularities = (*(("minute",) if minutes else ()), *GRANULARITIES)
+        granularity = params.choice("granularity", granularities) or "day"
+        tz = self._zone()
+        by_org, by_model, grouped = self._groups()
+        filtered, values = self._filter(grouped)
+        org_ids = (org_id,) if org_id is not None else self._org_ids()
+        model_ids = params.texts("modelId", max_length=200, max_values=MAX_VALUES)
+        top = params.whole_number(
+            "top", min_value=1, max_value=MAX_TOP, default=PLATFORM_TOP if self._platform else 0
+        )
+        order_by = params.choice("orderBy", ORDERS) or ORDERS[0]
+        compare = params.choice("compare", ("previous",)) is not None
+        params.fits(start, end, granularity, MAX_WINDOWS)
+        params.check()
+        assert start is not None  # noqa: S101  check() has raised otherwise
+        assert end is not None  # noqa: S101
+        return Cut(
+            start,
+            end,
+            granularity,
+            tz,
+            by_org=by_org,
+            by_model=by_model,
+            dimension=grouped or filtered or "",
+            by_value=grouped is not None,
+            org_ids=org_ids,
+            model_ids=model_ids,
+            values=values,
+            top=top or None if by_org or by_model or grouped else None,
+            order_by=order_by,
+            compare=compare,
+        )
+
+    def _zone(self) -> ZoneInfo:
+        name = self.params.text("timeZone", max_length=100)
+        try:
+            return ZONE_UTC if name is None else zone(name)
+        except ValueError:
+            self.params.fault("timeZone", "must be the name of an IANA time zone, such as Asia/Kolkata")
+            return ZONE_UTC
+
+    def _groups(self) -> tuple[bool, bool, str | None]:
+        """Return whether to group by organisation and by model, and the dimension to group by."""
+        text = self.params.text("groupBy", max_length=200)
+        if text is None:
+            return self._platform, not self._platform, None
+        if text == "none":
+            return False, False, None
+        names = text.split(",")
+        fixed = {"org", "model"} if self._platform else {"model"}
+        dimensions = [name for name in names if name not in fixed]
+        unknown = [name for name in dimensions if not _is_dimension(name)]
+        if unknown or len(dimensions) > 1 or len(set(names)) < len(names):
+            known = ", ".join([*sorted(fixed, reverse=True), *MEMBERS])
+            self.params.fault(
+                "groupBy",
+                "must be none, or model and at most one dimension, separated by a comma; "
+                f"there are {known} and metadata.<key>",
+            )
+            return False, True, None
+        return "org" in names, "model" in names, dimensions[0] if dimensions else None
+
+    def _filter(self, grouped: str | None) -> tuple[str | None, tuple[str, ...] | None]:
+        """Return the dimension that is filtered by and its values."""
+        given = [
+            name
+            for name in self.params.repeated_names()
+            if name in _DIMENSION_OF or name.startswith(METADATA)
+        ]
+        found = None
+        for name in given:
+            dimension = _DIMENSION_OF.get(name, name)
+            if not _is_dimension(dimension):
+                self.params.fault(name, "must be metadata.<key> with a key of 1 to 64 of A-Za-z0-9_.-")
+            elif name != given[0]:
+                self.params.fault(name, f"cannot stand beside {given[0]}: one dimension can be filtered by")
+            elif grouped not in {None, dimension}:
+                self.params.fault(name, f"cannot stand beside groupBy={grouped}: one dimension at a time")
+            else:
+                found = dimension
+            is_tag = name == dimension  # a tag may be empty, or long
+            values = self.params.texts(
+                name,
+                max_length=16_384 if is_tag else 200,
+                max_values=MAX_VALUES,
+                min_length=0 if is_tag else 1,
+            )
+            if found == dimension:
+                kept = values
+        return (found, kept) if found is not None else (None, None)
+
+    def _org_ids(self) -> tuple[str, ...] | None:
+        texts = self.params.texts("orgId", max_length=36, max_values=MAX_VALUES)
+        try:
+            return None if texts is None else tuple(dict.fromkeys(map(org_id_text, texts)))
+        except ValueError:
+            self.params.fault("orgId", "must be UUIDs of 36 characters with hyphens, and not the nil UUID")
+            return None
+
+
+def _is_dimension(name: str) -> bool:
+    return name in MEMBERS or _METADATA_NAME.fullmatch(name) is not None
+
+
+def plan_of(cut: Cut, kept: Sequence[Kept], now: datetime) -> Plan:
+    """Return how a cut is read. Raises Problem 400 where it asks for what is not kept."""
+    by_name = {each.name: each for each in kept}
+    _check_kept(cut, by_name)
+    try:
+        return Plan(cut, by_name, now)
+    except NotKept as error:
+        field = "timeZone" if cut.tz.key != "UTC" else "granularity"
+        raise Problem.invalid(
+            [Fault(field=field, reason=f"has buckets that are not kept: {error}")]
+        ) from None
+    except OverflowError:
+        raise Problem.invalid([Fault(field="end", reason="is too late")]) from None
+
+
+def _check_kept(cut: Cut, kept: Mapping[str, Kept]) -> None:
+    if not cut.dimension:
+        return
+    field = "groupBy" if cut.by_value else MEMBERS.get(cut.dimension, cut.dimension)
+    known = kept.get(cut.dimension)
+    if known is None or not known.groupable:
+        reason = f"{cut.dimension} is not kept as a dimension; kept are {_in_words(kept)}"
+        raise Problem.invalid([Fault(field=field, reason=reason)])
+    if cut.granularity == "hour" and not known.keeps_hours:
+        reason = f"{cut.dimension} is kept by day only; kept are {_in_words(kept)}"
+        raise Problem.invalid([Fault(field="granularity", reason=reason)])
+
+
+def _in_words(kept: Mapping[str, Kept]) -> str:
+    names = [
+        each.name if each.keeps_hours else f"{each.name} (days only)"
+        for each in kept.values()
+        if each.groupable
+    ]
+    return ", ".join(names) or "none"

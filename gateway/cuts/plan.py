@@ -1,0 +1,255 @@
+"""What a cut reads: the parameters of the statements in sql/cuts.sql.
+
+What has no value, and what is not in the top, is stored nowhere: it is what is left of the sums by model when
+the groups are taken away. So such a cut reads two kinds of rows, those of its groups and those that they are
+taken from (`rest`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from shared.cut import Cut
+from shared.pieces import DAY_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
+from shared.zones import local_text
+
+RAW = 0
+"""The grain of pieces that are raw events of [low, high)."""
+
+ERROR_CODE = "errorCode"
+
+_NIL = "00000000-0000-0000-0000-000000000000"
+_MINUTE = timedelta(minutes=1)
+_LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+Group = tuple[str | None, str | None, str | None]
+"""An organisation, a model and a value: None where the cut does not group by it, or there is no value."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A dimension that the rollups keep; '' are the models alone. See analytics.rollup_dimensions."""
+
+    name: str
+    groupable: bool
+    keeps_hours: bool
+    hours_kept: timedelta | None
+    complete_since: datetime | None
+    days_until: datetime | None
+
+
+class Read(NamedTuple):
+    """One statement of a cut. rest: its rows are what groups are to be taken from; sign: -1 if they are to be
+    taken away themselves.
+    """
+
+    parameters: dict[str, Any]
+    rest: bool = False
+    sign: int = 1
+
+
+class Plan:
+    """How a cut is read, given what is kept.
+
+    bounds: the buckets' boundaries, in UTC. Raises NotKept where they are none of kept sums, OverflowError
+    near the calendar's ends.
+    """
+
+    def __init__(self, cut: Cut, kept: Mapping[str, Kept], now: datetime) -> None:
+        self.cut = cut
+        self.kept = kept
+        self._now = now
+        dimension = kept.get(cut.dimension, kept[""])
+        self.bounds = cut.boundaries(keeps_hours=dimension.keeps_hours)
+        self._pieces: dict[str, list[Piece]] = {}
+        for name in {cut.dimension, ""}:
+            self._pieces_of(name)
+
+    @property
+    def start(self) -> datetime:
+        """The begin of the widened window, in UTC."""
+        return self.bounds[0]
+
+    @property
+    def end(self) -> datetime:
+        """The end of the widened window, in UTC, not included."""
+        return self.bounds[-1]
+
+    @property
+    def buckets(self) -> list[str]:
+        """The texts of the buckets' begins."""
+        return [local_text(at, self.cut.tz) for at in self.bounds[:-1]]
+
+    @property
+    def has_valueless(self) -> bool:
+        """Tell whether events without the value form a group."""
+        return self.cut.by_value and self.cut.values is None
+
+    @property
+    def has_rest(self) -> bool:
+        """Tell whether rows come from which the groups are to be taken away."""
+        return self.cut.top is not None or self.has_valueless
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether each stored row of one organisation is a point as it stands."""
+        cut = self.cut
+        return (
+            cut.granularity in {"hour", "day"}
+            and cut.tz.key == "UTC"
+            and (cut.by_org, cut.by_model, cut.dimension, cut.top) == (False, True, "", None)
+            and cut.org_ids is not None
+            and len(cut.org_ids) == 1
+            and self.kept[""].days_until is None
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return the parameters of the plain statements."""
+        assert self.cut.org_ids is not None  # noqa: S101  is_plain says so
+        return {
+            "org_id": self.cut.org_ids[0],
+            "grain": HOUR_MINUTES if self.cut.granularity == "hour" else DAY_MINUTES,
+            "start": self.start,
+            "end": self.end,
+            "model_ids": _listed(self.cut.model_ids),
+        }
+
+    def of_window(self, start: datetime, end: datetime) -> "Plan":
+        """Return the plan of the totals of another window, whose ends are boundaries of this one's kind."""
+        cut = self.cut
+        dimension = cut.dimension if cut.values is not None else ""
+        granularity = "minute" if cut.granularity == "minute" else "total"
+        total = replace(
+            cut, start=start, end=end, granularity=granularity, by_org=False, by_model=False, by_value=False,
+            dimension=dimension, top=None,
+        )  # fmt: skip
+        plan = Plan.__new__(Plan)
+        plan.cut, plan.kept, plan._now = total, self.kept, self._now
+        plan.bounds, plan._pieces = [start, end], {}
+        plan._pieces_of(dimension)
+        return plan
+
+    def largest(self) -> list[Read]:
+        """Return the reads of `largest`: the groups, and what those without a value are left of (rest)."""
+        cut = self.cut
+        window = self.of_window(self.start, self.end)
+        more = {"order_by": cut.order_by, "with_sums": self.has_valueless, "top": cut.top}
+        found = [Read(window._parameters(cut.dimension, self._by(cut.by_value)) | more)]
+        if self.has_valueless:
+            base = window._parameters("", self._by(False))
+            found.append(Read(base | more | {"top": 0}, rest=True))
+        return found
+
+    def reads(self, winners: Sequence[Group] | None) -> list[Read]:
+        """Return the reads of `usage` and `reliability`. winners: the groups of the top."""
+        cut = self.cut
+        if cut.top is None:
+            found = [Read(self._parameters(cut.dimension, self._by(cut.by_value)))]
+            return found + (
+                [Read(self._parameters("", self._by(False)), rest=True)] if self.has_valueless else []
+            )
+        winners = winners or ()
+        found = [
+            Read(self._parameters(cut.dimension, self._by(cut.by_value), winners, "winners")),
+            Read(
+                self._parameters("" if self.has_valueless else cut.dimension, (False, False, False)),
+                rest=True,
+            ),
+        ]
+        if self.has_valueless and any(value is None for _, _, value in winners):
+            found.append(Read(self._parameters("", self._by(False), winners, "valueless")))
+            found.append(
+                Read(self._parameters(cut.dimension, self._by(False), winners, "valueless"), sign=-1)
+            )
+        return found
+
+    def _by(self, value: bool) -> tuple[bool, bool, bool]:
+        return self.cut.by_org, self.cut.by_model, value
+
+    def codes(self, winners: Sequence[Group] | None) -> dict[str, Any]:
+        """Return the parameters of `codes`. Codes are kept by model alone, not by another dimension."""
+        return self._parameters(ERROR_CODE, self._by(False), winners or ())
+
+    def _parameters(
+        self,
+        dimension: str,
+        by: tuple[bool, bool, bool],
+        winners: Sequence[Group] = (),
+        pick: str = "all",
+    ) -> dict[str, Any]:
+        """Return the parameters of a statement. by: whether it groups by organisation, model and value."""
+        cut = self.cut
+        found = self._pieces_of(dimension)
+        raw = [piece for piece in found if piece.grain == RAW]
+        return {
+            "dimension": dimension,
+            **dict(zip(("by_org", "by_model", "by_value"), by, strict=True)),
+            "pick": pick,
+            "org_ids": _listed(cut.org_ids),
+            "model_ids": _listed(cut.model_ids),
+            "values": _listed(cut.values) if dimension == cut.dimension else None,
+            "grains": [piece.grain for piece in found],
+            "lows": [piece.low for piece in found],
+            "highs": [piece.high for piece in found],
+            "plus": [piece.plus for piece in found],
+            "minus": [piece.minus for piece in found],
+            "signed": any(piece.minus is not None for piece in found),
+            "with_days": any(piece.grain == DAY_MINUTES for piece in found),
+            "with_hours": any(piece.grain == HOUR_MINUTES for piece in found),
+            "with_raw": bool(raw),
+            "raw_from": min((piece.low for piece in raw), default=_LONG_AGO),
+            "raw_to": max((piece.high for piece in raw), default=_LONG_AGO),
+            "shown_only": cut.granularity != "minute",
+            "sums_since": self.kept[""].complete_since or _LONG_AGO,
+            "fold": cut.top is not None,
+            "winner_orgs": [org for org, _, _ in winners],
+            "winner_models": [model for _, model, _ in winners],
+            # Where groups have no value, theirs is '', so that None is left for those without one.
+            "winner_values": [value if cut.by_value else "" for _, _, value in winners],
+            "nil": _NIL,
+        }
+
+    def _pieces_of(self, dimension: str) -> list[Piece]:
+        if dimension not in self._pieces:
+            self._pieces[dimension] = self._made(dimension)
+        return self._pieces[dimension]
+
+    def _made(self, dimension: str) -> list[Piece]:
+        kept = self.kept.get(dimension, self.kept[""])
+        if self.cut.granularity == "minute":
+            return [
+                Piece(RAW, low, high, number, None)
+                for number, (low, high) in enumerate(zip(self.bounds, self.bounds[1:], strict=False))
+            ]
+        days = self.cut.granularity != "hour"
+        found: list[Piece] = []
+        for piece in pieces(self.bounds, days=days, hours=kept.keeps_hours):
+            found += _as_kept(piece, kept)
+        self._check_hours(found, kept)
+        return found
+
+    def _check_hours(self, found: Sequence[Piece], kept: Kept) -> None:
+        if kept.hours_kept is None:
+            return
+        oldest = min((piece.low for piece in found if piece.grain == HOUR_MINUTES), default=self._now)
+        if oldest < self._now - kept.hours_kept:
+            raise NotKept(f"hours are kept for {kept.hours_kept.days} days, and only days longer")
+
+
+def _as_kept(piece: Piece, kept: Kept) -> list[Piece]:
+    """Return where a piece's sums are: the newest hours may not be in their day yet, and the first minutes
+    of hours are in the raw events alone.
+    """
+    if piece.grain == DAY_MINUTES and kept.days_until is not None and kept.days_until < piece.high:
+        hours = replace(piece, grain=HOUR_MINUTES, low=max(piece.low, kept.days_until))
+        return [piece, hours]
+    if piece.grain in {DAY_MINUTES, HOUR_MINUTES}:
+        return [piece]
+    if kept.complete_since is not None and kept.name and piece.low < kept.complete_since:
+        return []  # its hour lacks them as well
+    return [replace(piece, grain=RAW, high=piece.low + piece.grain * _MINUTE)]
+
+
+def _listed(values: tuple[str, ...] | None) -> list[str] | None:
+    return None if values is None else list(values)

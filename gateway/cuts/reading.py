@@ -1,0 +1,179 @@
+"""Reading a cut: one state of the database, its rows as they are asked for, and an end to every wait."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from heapq import merge
+from itertools import chain
+from typing import Any
+
+from gateway.cuts.parse import plan_of
+from gateway.cuts.plan import Group, Kept, Plan, Read
+from gateway.cuts.sums import EXACT, Row
+from gateway.database import GatewayDatabase
+from gateway.http.problems import Fault, Problem
+from shared.clock import Clock
+from shared.cut import Cut
+from shared.postgres import Cursor
+from shared.statements import load_statements
+
+MAX_POINTS = 200_000
+"""Points of a series in one answer."""
+
+_SQL = load_statements("cuts.sql")
+
+
+class Reading:
+    """A cut being read. Everything it reads is of one state of the database."""
+
+    def __init__(
+        self, cut: Cut, org_id: str | None, database: GatewayDatabase, clock: Clock, opened: ExitStack
+    ) -> None:
+        """Open it. Raises Problem where the cut asks for what is not kept, and DatabaseUnavailable."""
+        self.org_id = org_id
+        self._database = database
+        self._open, kept = database.begin(opened, _kept)
+        if cut.org_ids is None:
+            [(org_ids,)] = self._open.rows(_SQL["orgs"], {})
+            cut = replace(cut, org_ids=tuple(org_ids or ()))
+        self.plan = plan_of(cut, kept, clock())
+        self._winners = self._largest() if cut.top is not None else None
+
+    def complete_since(self) -> datetime | None:
+        """Return since when the cut's dimension is complete, None when it is."""
+        return self.plan.kept[self.plan.cut.dimension].complete_since if self.plan.cut.dimension else None
+
+    def usage(self, plan: Plan | None = None) -> Iterator[Row]:
+        """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many."""
+        streams = [(read, self._open.stream(_SQL["usage"], read.parameters)) for read in self._parts(plan)]
+        begun = [(read, next(rows, None), rows) for read, rows in streams]
+        _refuse_larger(sum(first[4] for _, first, _ in begun if first is not None), self.plan.cut)
+        parts = [
+            _usage_rows(read, chain([first], rows), self.plan.cut)
+            for read, first, rows in begun
+            if first is not None
+        ]
+        return _merged(parts)
+
+    def plain_usage(self) -> Iterator[tuple[Any, ...]]:
+        """Yield a row for each bucket of a plain cut."""
+        return self._open.stream(_SQL["plain_usage"], self.plan.plain())
+
+    def reliability(self, plan: Plan | None = None) -> Iterator[Row]:
+        """Yield the rows of `reliability`, of another plan where one is given."""
+        if plan is None and self.plan.is_plain:
+            read = Read(self.plan.plain())
+            rows = self._open.stream(_SQL["plain_reliability"], read.parameters)
+            return _outcome_rows(read, rows, self.plan.cut)
+        return _merged(
+            [
+                _outcome_rows(read, self._open.stream(_SQL["reliability"], read.parameters), self.plan.cut)
+                for read in self._parts(plan)
+            ]
+        )
+
+    def codes(self, plan: Plan | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of `codes`, of another plan where one is given."""
+        if plan is None and self.plan.is_plain:
+            return self._open.stream(_SQL["plain_codes"], self.plan.plain())
+        return self._open.stream(_SQL["codes"], (plan or self.plan).codes(None if plan else self._winners))
+
+    def refuse_larger(self) -> None:
+        """Raise Problem 400 if the answer would have more points than one may have.
+
+        For statements that do not tell. The points are counted on another connection.
+        """
+        if self.plan.is_plain:
+            [row] = self._database.rows(_SQL["plain_size"], self.plan.plain())
+            points = row["points"]
+        else:
+            points = self._database.snapshot(self._counted)
+        _refuse_larger(points, self.plan.cut)
+
+    def _counted(self, cur: Cursor) -> int:
+        points = 0
+        for read in self._parts(None):
+            cur.execute(_SQL["usage"], read.parameters)
+            row = cur.fetchone()
+            points += row[4] if row else 0
+        return points
+
+    def _parts(self, plan: Plan | None) -> list[Read]:
+        return self.plan.reads(self._winners) if plan is None else plan.reads(None)
+
+    def _largest(self) -> list[Group]:
+        """Return the groups of the top, the largest first."""
+        found: list[tuple[Decimal, Group]] = []
+        left: dict[Group, tuple[int, Decimal]] = {}
+        for read in self.plan.largest():
+            sign = 1 if read.rest else -1
+            for is_group, org_id, model_id, value, calls, amount in self._open.rows(
+                _SQL["largest"], read.parameters
+            ):
+                group = org_id, model_id, value
+                if is_group:
+                    found.append((Decimal(amount), group))
+                else:
+                    before = left.get(group, (0, Decimal(0)))
+                    left[group] = (
+                        before[0] + sign * int(calls),
+                        EXACT.add(before[1], EXACT.multiply(Decimal(amount), Decimal(sign))),
+                    )
+        found += [(amount, group) for group, (calls, amount) in left.items() if calls > 0]
+        found.sort(key=lambda one: (-one[0], *((text is None, text or "") for text in one[1])))
+        return [group for _, group in found[: self.plan.cut.top]]
+
+
+def _usage_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:
+    other = read.rest and cut.top is not None
+    for bucket, org_id, model_id, value, _size, *sums in rows:
+        yield (bucket, other, org_id, model_id, value, read.rest, read.sign, sums)
+
+
+def _outcome_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:
+    other = read.rest and cut.top is not None
+    for bucket, org_id, model_id, value, sign, *figures in rows:
+        yield (bucket, other, org_id, model_id, value, read.rest, read.sign * sign, figures)
+
+
+def _merged(parts: list[Iterator[Row]]) -> Iterator[Row]:
+    """Yield the rows of parts that are in order, in order: a rest after what is to be taken from it."""
+    return parts[0] if len(parts) == 1 else merge(*parts, key=_place)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    bucket, other, org_id, model_id, value, rest, _, _ = row
+    return (bucket, other, org_id or "", model_id or "", value is None, value or "", rest)
+
+
+def _kept(cur: Cursor) -> list[Kept]:
+    cur.execute(_SQL["kept"])
+    return [Kept(*row[:6]) for row in cur.fetchall()]
+
+
+def read_kept(database: GatewayDatabase) -> list[Kept]:
+    """Return what the rollups keep. Raises DatabaseUnavailable."""
+    return database.snapshot(_kept)
+
+
+def _refuse_larger(points: int, cut: Cut) -> None:
+    """Raise Problem 400 for more points than an answer may have, with what would make them fewer."""
+    if points <= MAX_POINTS:
+        return
+    ways = ["a shorter window"]
+    if cut.top is None and (cut.by_value or cut.by_org or cut.by_model):
+        ways.append("top=100 or less")
+    coarser = {"minute": "hour", "hour": "day", "day": "week or month"}.get(cut.granularity)
+    if coarser:
+        ways.append(f"granularity={coarser}")
+    if cut.by_model and (cut.by_value or cut.by_org):
+        ways.append("a groupBy without model")
+    if cut.model_ids is None:
+        ways.append("a modelId")
+    reason = (
+        f"this would be up to {points:,} points, more than the {MAX_POINTS:,} that one answer may have; "
+        f"fewer come of {', '.join(ways[:-1])} or {ways[-1]}"
+    )
+    raise Problem.invalid([Fault(field="", reason=reason)])

@@ -1,0 +1,93 @@
+"""The question that usage, reliability and CSV answer: which events, and by what they are grouped.
+
+A cut knows nothing of HTTP and nothing of SQL.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from shared.buckets import GRAINS, widen
+from shared.zones import boundaries, whole_days
+
+MEMBERS = {
+    "client": "clientId",
+    "actor": "actorId",
+    "apiKey": "apiKeyId",
+    "provider": "provider",
+    "operation": "operation",
+}
+"""The event field of each dimension; that of `metadata.<key>` has the dimension's own name."""
+
+COLUMNS = {
+    "client": "client_id",
+    "actor": "actor_id",
+    "apiKey": "api_key_id",
+    "provider": "provider",
+    "operation": "operation",
+}
+"""The same in snake case, as columns of files are named."""
+
+METADATA = "metadata."
+
+ORDERS = ("costEstimateCents", "invocations", "errors", "inputTokens", "outputTokens")
+"""What the largest groups may be the largest by; the first unless told."""
+
+MAX_WINDOWS = {
+    "minute": timedelta(hours=6),
+    "hour": timedelta(days=92),
+    "day": timedelta(days=400),
+    "week": timedelta(days=400),
+    "month": timedelta(days=400),
+    "total": timedelta(days=400),
+}
+"""The longest window of each granularity, before it is widened."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One question. Dimensions are named as in MEMBERS, or `metadata.<key>`.
+
+    start, end: the window as asked for, [start, end). by_value: group by the values of `dimension`; without
+    it a dimension is there because of its filter. org_ids, model_ids, values: only these; None means all.
+    top: keep so many of the largest groups by `order_by`, and fold the rest into one.
+    """
+
+    start: datetime
+    end: datetime
+    granularity: str
+    tz: ZoneInfo
+    by_org: bool = False
+    by_model: bool = True
+    dimension: str = ""
+    by_value: bool = False
+    org_ids: tuple[str, ...] | None = None
+    model_ids: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    top: int | None = None
+    order_by: str = ORDERS[0]
+    compare: bool = False
+
+    def boundaries(self, *, keeps_hours: bool) -> list[datetime]:
+        """Return the boundaries of the buckets, in UTC and ascending: the window widened to whole buckets.
+
+        keeps_hours: whether there are sums by the hour, else a total is one of whole days. Raises
+        OverflowError near the calendar's ends.
+        """
+        if self.granularity == "minute":
+            start, end = widen(self.start, self.end, "minute")
+            step = GRAINS["minute"]
+            return [start + number * step for number in range((end - start) // step + 1)]
+        if self.granularity == "total" and not keeps_hours:
+            return whole_days(self.start, self.end, self.tz)
+        return boundaries(self.start, self.end, self.granularity, self.tz)
+
+
+def member(dimension: str) -> str:
+    """Return the name of a dimension's member in answers."""
+    return MEMBERS.get(dimension, dimension)
+
+
+def column(dimension: str) -> str:
+    """Return the name of a dimension's column in files."""
+    return COLUMNS.get(dimension, dimension)
