@@ -210,7 +210,7 @@ def roll_up(worker: Database) -> None:
 @pytest.fixture
 def asker(environ: dict[str, str], owner: connection, worker: Database) -> Asker:
     rng = random.Random(20261120)
-    events = [an_event(rng) for _ in range(1_200)]
+    events = [an_event(rng) for _ in range(800)]
     keep_dimensions(worker, KEPT)
     for at in range(0, len(events), 300):
         insert_batch(owner, events[at : at + 300], NOW)
@@ -265,8 +265,8 @@ def check_csv(answer: Any, series: list[dict[str, Any]], asked: Any) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_the_service_agrees_with_the_oracle(asker: Asker, what: str, seed: int) -> None:
     rng = random.Random(f"{what} {seed}")
-    points = sum(check_one(asker, rng, what) for _ in range(20))
-    assert points > 50
+    points = sum(check_one(asker, rng, what) for _ in range(8))
+    assert points > 20
 
 
 @pytest.mark.timeout(600)
