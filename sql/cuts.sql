@@ -17,6 +17,10 @@ SELECT name, groupable, keeps_hours, hours_kept, complete_since, days_until, set
 FROM analytics.rollup_dimensions
 ORDER BY name;
 
+-- name: events_kept_since
+-- Since when no raw events were dropped, NULL while all are there. This keeps the next days until the transaction ends.
+SELECT (max(day) + 1)::timestamp AT TIME ZONE 'UTC' FROM analytics.dropped_days WHERE what = 'events';
+
 -- name: orgs
 -- Every organisation that has rollups.
 SELECT array_agg(DISTINCT org_id::text) FROM analytics.model_freshness;

@@ -82,6 +82,12 @@ class Plan:
         return [local_text(at, self.cut.tz) for at in self.bounds[:-1]]
 
     @property
+    def oldest_event(self) -> datetime | None:
+        """The begin of what is read from raw events, None where sums are enough."""
+        found = [piece.low for pieces in self._pieces.values() for piece in pieces if piece.grain == RAW]
+        return min(found, default=None)
+
+    @property
     def has_valueless(self) -> bool:
         """Tell whether events without the value form a group."""
         return self.cut.by_value and self.cut.values is None

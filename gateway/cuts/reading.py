@@ -14,6 +14,7 @@ from gateway.cuts.plan import Group, Kept, Plan, Read
 from gateway.cuts.sums import EXACT, Row
 from gateway.database import GatewayDatabase
 from gateway.http.problems import Fault, Problem
+from shared.buckets import rfc3339
 from shared.clock import Clock
 from shared.cut import Cut
 from shared.postgres import Cursor
@@ -39,6 +40,7 @@ class Reading:
             [(org_ids,)] = self._open.rows(_SQL["orgs"], {})
             cut = replace(cut, org_ids=tuple(org_ids or ()))
         self.plan = plan_of(cut, kept, clock())
+        self._refuse_dropped(self.plan)
         self._winners = self._largest() if cut.top is not None else None
 
     def complete_since(self) -> datetime | None:
@@ -46,7 +48,10 @@ class Reading:
         return self.plan.kept[self.plan.cut.dimension].complete_since if self.plan.cut.dimension else None
 
     def usage(self, plan: Plan | None = None) -> Iterator[Row]:
-        """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many."""
+        """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many, and
+        where raw events were dropped.
+        """
+        self._refuse_dropped(plan)
         streams = [(read, self._open.stream(_SQL["usage"], read.parameters)) for read in self._parts(plan)]
         begun = [(read, next(rows, None), rows) for read, rows in streams]
         _refuse_larger(sum(first[4] for _, first, _ in begun if first is not None), self.plan.cut)
@@ -62,7 +67,10 @@ class Reading:
         return self._open.stream(_SQL["plain_usage"], self.plan.plain())
 
     def reliability(self, plan: Plan | None = None) -> Iterator[Row]:
-        """Yield the rows of `reliability`, of another plan where one is given."""
+        """Yield the rows of `reliability`, of another plan where one is given. Raises Problem where raw
+        events were dropped.
+        """
+        self._refuse_dropped(plan)
         if plan is None and self.plan.is_plain:
             read = Read(self.plan.plain())
             rows = self._open.stream(_SQL["plain_reliability"], read.parameters)
@@ -91,6 +99,21 @@ class Reading:
         else:
             points = self._database.snapshot(self._counted)
         _refuse_larger(points, self.plan.cut)
+
+    def _refuse_dropped(self, plan: Plan | None) -> None:
+        """Raise Problem 400 for a plan that needs raw events of dropped days: gone must not look like none.
+
+        Until the transaction ends no more days can be dropped.
+        """
+        if plan is None or plan.oldest_event is None:
+            return
+        [(kept_since,)] = self._open.rows(_SQL["events_kept_since"], {})
+        if kept_since is not None and plan.oldest_event < kept_since:
+            reason = (
+                "begins before the raw events that are kept, which minutes and hours that do not begin with "
+                f"an hour of UTC are read from; the oldest are of {rfc3339(kept_since)}"
+            )
+            raise Problem.invalid([Fault(field="start", reason=reason)])
 
     def _counted(self, cur: Cursor) -> int:
         points = 0

@@ -205,3 +205,22 @@ def test_the_documented_questions_are_answered(gateway: Gateway) -> None:
         path, _, query = call.partition("?")
         answer: Any = gateway.call("GET", PREFIX + unquote(path), ADMIN, query=query)
         assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("what", ["usage", "reliability"])
+def test_what_needs_dropped_events_is_refused_and_never_shown_as_less(
+    gateway: Gateway, owner: connection, what: str
+) -> None:
+    """Days in Kolkata begin in the middle of an hour of UTC, of which only raw events tell."""
+    kolkata = f"{WEEK}&timeZone=Asia/Kolkata&granularity=day"
+    assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=kolkata).status_code == 200
+    with owner.cursor() as cur:
+        cur.execute("INSERT INTO analytics.dropped_days (day, what) VALUES (%s, 'events')", [START.date()])
+    refused = gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=kolkata)
+    assert_problem(refused, 400, "start")
+    assert "2026-11-10T00:00:00Z" in read(refused)["errors"][0]["reason"]
+    later = "start=2026-11-11T00:00:00Z&end=2026-11-12T00:00:00Z&timeZone=Asia/Kolkata"
+    assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=later).status_code == 200
+    compared = gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=f"{later}&compare=previous")
+    assert_problem(compared, 400, "start")
+    assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=WEEK).status_code == 200
