@@ -101,6 +101,7 @@ class Worker:
             self._woken.clear()
             if not self._keeps_dimensions:
                 keep_dimensions(self._dimensions_database, self._settings.rollup_dimensions)
+                self._dimensions_database.close()  # it is not needed again
                 self._keeps_dimensions = True
             rollups.add_waiting()
             seconds = time.monotonic() - began

@@ -134,7 +134,7 @@ def _start_postgres() -> ContainerServer:
     password = secrets.token_urlsafe(18)
     options = (
         "timezone=UTC",
-        "max_connections=200",
+        "max_connections=220",
         "fsync=off",
         "synchronous_commit=off",
         "full_page_writes=off",

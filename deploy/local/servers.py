@@ -188,7 +188,7 @@ def start_postgres(folder: Path, log: Path, programs: Path, *, shared_buffers: s
             raise StackError(f"initdb failed: {made.stderr.strip()}")
     options = {
         "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(folder),
-        "shared_buffers": shared_buffers, "max_wal_size": "4GB", "max_connections": "200", "timezone": "UTC",
+        "shared_buffers": shared_buffers, "max_wal_size": "4GB", "max_connections": "220", "timezone": "UTC",
         "log_line_prefix": "%m [%p] %d %a: ",
     }  # fmt: skip
     if (initdb.parent.parent / "lib").exists() and any(initdb.parent.parent.glob("lib/**/timescaledb.so")):
