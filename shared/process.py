@@ -6,6 +6,7 @@ part that is dead in a process that looks alive would be noticed by nobody.
 """
 
 import atexit
+import logging
 import os
 import random
 import signal
@@ -178,6 +179,7 @@ def exit_code(run: Callable[[], None]) -> int:
     else:
         _log.info("stopped")
         return 0
+    logging.disable()  # a thread that is still running must not write behind the reason
     return 1
 
 
