@@ -50,7 +50,7 @@ lock: $(BIN)/.installed  ## pin the newest allowed dependencies
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header -o requirements-dev.lock
 
 clean: down  ## remove what the targets above made
-	rm -rf .venv .stack .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage bench-results.txt
+	rm -rf .venv .stack .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* bench-results.txt
 
 # Again whenever the lock changes.
 $(BIN)/.installed: requirements-dev.lock
