@@ -79,7 +79,7 @@ def last_line(process: "subprocess.Popen[str]") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("part", "fault"),
     [
-        ("rollups", "REVOKE SELECT ON analytics.usage_events FROM analytics_rollup_worker"),
+        ("rollups", "REVOKE UPDATE ON analytics.ingestion_batches FROM analytics_rollup_worker"),
         ("gauges", "REVOKE EXECUTE ON FUNCTION analytics.model_freshness_at FROM analytics_rollup_worker"),
         ("recent gauges", "ALTER FUNCTION analytics.latency_bin RENAME TO gone"),
     ],
