@@ -14,6 +14,7 @@ from deploy.local.api import wait_until
 from deploy.local.stack import LocalStack, Say
 from deploy.local.traffic import Publisher, Router, encode
 from shared.usage_event.decode import decode_event
+from shared.usage_event.schema import COPY_COLUMNS
 from tests.benchmarks.place import Place
 from tests.benchmarks.rows import BenchRow
 
@@ -24,11 +25,7 @@ ROUNDS = 3
 RESENT_SHARE = 0.01
 RESENT_WITHIN_EVENTS = 20_000
 
-_COPY = (
-    "COPY analytics.usage_events (event_id, org_id, occurred_at, model_id, status, latency_ms, input_tokens,"
-    " output_tokens, cost_estimate_cents, actor_id, client_id, error_code, metadata, batch_id, received_at)"
-    " FROM STDIN"
-)
+_COPY = f"COPY analytics.usage_events ({', '.join(COPY_COLUMNS)}, batch_id, received_at) FROM STDIN"
 _PARTITIONS = "SELECT analytics.create_event_partitions(current_date - 1, current_date + 1)"
 _RECEIVED = "SELECT sum(received) FROM analytics.ingestion_batches"
 _STORED = "SELECT sum(inserted) FROM analytics.ingestion_batches"
