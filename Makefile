@@ -58,7 +58,7 @@ $(BIN)/.installed: requirements-dev.lock
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || sh deploy/local/install.sh python3-venv
 	@echo "installing Python packages into .venv"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
 system-packages:
