@@ -28,7 +28,7 @@ test: $(BIN)/.installed system-packages monitoring-packages  ## every test, agai
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-unit: $(BIN)/.installed monitoring-packages  ## the tests that need no server
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS) tests/unit
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS) tests/unit
 
 coverage: $(BIN)/.installed system-packages monitoring-packages  ## every test, with the lines that none of them ran, processes included
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
