@@ -3,6 +3,7 @@
 A cut knows nothing of HTTP and nothing of SQL.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -29,6 +30,7 @@ COLUMNS = {
 """The same in snake case, as columns of files are named."""
 
 METADATA = "metadata."
+_METADATA_NAME = re.compile(r"metadata\.[A-Za-z0-9_.-]{1,64}")
 
 ORDERS = ("costEstimateCents", "invocations", "errors", "inputTokens", "outputTokens")
 """What the largest groups may be the largest by; the first unless told."""
@@ -81,6 +83,30 @@ class Cut:
         if self.granularity == "total" and not keeps_hours:
             return whole_days(self.start, self.end, self.tz)
         return boundaries(self.start, self.end, self.granularity, self.tz)
+
+
+def is_dimension(name: str) -> bool:
+    """Tell whether there may be a dimension of this name."""
+    return name in MEMBERS or _METADATA_NAME.fullmatch(name) is not None
+
+
+def groups(text: str, *, platform: bool = False) -> tuple[bool, bool, str]:
+    """Read a groupBy: whether by organisation, whether by model, and by which dimension, '' for none.
+
+    platform: of all organisations and not of one. Raises ValueError with what it must be.
+    """
+    if text == "none":
+        return False, False, ""
+    names = text.split(",")
+    fixed = ("org", "model") if platform else ("model",)
+    dimensions = [name for name in names if name not in fixed]
+    if len(dimensions) > 1 or len(set(names)) < len(names) or not all(map(is_dimension, dimensions)):
+        known = ", ".join([*fixed, *MEMBERS])
+        raise ValueError(
+            "must be none, or model and at most one dimension, separated by a comma; "
+            f"there are {known} and metadata.<key>"
+        )
+    return "org" in names, "model" in names, dimensions[0] if dimensions else ""
 
 
 def member(dimension: str) -> str:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gateway.cuts.histograms import BINS, Counts, add_to, percentiles_ms
-from gateway.cuts.plan import Plan
-from gateway.cuts.sums import Row
+from shared.cut_plan import Plan
+from shared.usage_sums import Row
 
 _CHUNK_ROWS = 500
 """Histograms merged at once: 4 MB each of latencies and of times to first token."""

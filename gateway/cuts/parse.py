@@ -1,14 +1,13 @@
 """A cut from a query's parameters: all that is wrong is named at once, nothing is guessed at."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from gateway.cuts.plan import Kept, Plan
 from gateway.http.params import Params
 from gateway.http.problems import Fault, Problem
-from shared.cut import MAX_WINDOWS, MEMBERS, METADATA, ORDERS, Cut
+from shared.cut import MAX_WINDOWS, MEMBERS, METADATA, ORDERS, Cut, groups, is_dimension, member
+from shared.cut_plan import DimensionNotKept, Kept, Plan
 from shared.pieces import NotKept
 from shared.usage_event.text import org_id_text
 from shared.zones import GRANULARITIES, ZONE_UTC, zone
@@ -22,7 +21,6 @@ PLATFORM_TOP = 50
 
 _MAX_PARAMETERS = 2 * MAX_VALUES + 20
 _DIMENSION_OF = {name: dimension for dimension, name in MEMBERS.items()}
-_METADATA_NAME = re.compile(r"metadata\.[A-Za-z0-9_.-]{1,64}")
 
 
 class CutParams:
@@ -90,21 +88,12 @@ class CutParams:
         text = self.params.text("groupBy", max_length=200)
         if text is None:
             return self._platform, not self._platform, None
-        if text == "none":
-            return False, False, None
-        names = text.split(",")
-        fixed = {"org", "model"} if self._platform else {"model"}
-        dimensions = [name for name in names if name not in fixed]
-        unknown = [name for name in dimensions if not _is_dimension(name)]
-        if unknown or len(dimensions) > 1 or len(set(names)) < len(names):
-            known = ", ".join([*sorted(fixed, reverse=True), *MEMBERS])
-            self.params.fault(
-                "groupBy",
-                "must be none, or model and at most one dimension, separated by a comma; "
-                f"there are {known} and metadata.<key>",
-            )
+        try:
+            by_org, by_model, dimension = groups(text, platform=self._platform)
+        except ValueError as fault:
+            self.params.fault("groupBy", str(fault))
             return False, True, None
-        return "org" in names, "model" in names, dimensions[0] if dimensions else None
+        return by_org, by_model, dimension or None
 
     def _filter(self, grouped: str | None) -> tuple[str | None, tuple[str, ...] | None]:
         """Return the dimension that is filtered by and its values."""
@@ -116,7 +105,7 @@ class CutParams:
         found = None
         for name in given:
             dimension = _DIMENSION_OF.get(name, name)
-            if not _is_dimension(dimension):
+            if not is_dimension(dimension):
                 self.params.fault(name, "must be metadata.<key> with a key of 1 to 64 of A-Za-z0-9_.-")
             elif name != given[0]:
                 self.params.fault(name, f"cannot stand beside {given[0]}: one dimension can be filtered by")
@@ -144,16 +133,17 @@ class CutParams:
             return None
 
 
-def _is_dimension(name: str) -> bool:
-    return name in MEMBERS or _METADATA_NAME.fullmatch(name) is not None
-
-
-def plan_of(cut: Cut, kept: Sequence[Kept], now: datetime) -> Plan:
+def plan_of(cut: Cut, kept: Mapping[str, Kept], now: datetime) -> Plan:
     """Return how a cut is read. Raises Problem 400 where it asks for what is not kept."""
-    by_name = {each.name: each for each in kept}
-    _check_kept(cut, by_name)
     try:
-        return Plan(cut, by_name, now)
+        return Plan(cut, kept, now)
+    except DimensionNotKept as error:
+        known = kept.get(cut.dimension)
+        if known is not None and known.groupable:
+            field = "granularity"
+        else:
+            field = "groupBy" if cut.by_value else member(cut.dimension)
+        raise Problem.invalid([Fault(field=field, reason=str(error))]) from None
     except NotKept as error:
         field = "timeZone" if cut.tz.key != "UTC" else "granularity"
         raise Problem.invalid(
@@ -161,25 +151,3 @@ def plan_of(cut: Cut, kept: Sequence[Kept], now: datetime) -> Plan:
         ) from None
     except OverflowError:
         raise Problem.invalid([Fault(field="end", reason="is too late")]) from None
-
-
-def _check_kept(cut: Cut, kept: Mapping[str, Kept]) -> None:
-    if not cut.dimension:
-        return
-    field = "groupBy" if cut.by_value else MEMBERS.get(cut.dimension, cut.dimension)
-    known = kept.get(cut.dimension)
-    if known is None or not known.groupable:
-        reason = f"{cut.dimension} is not kept as a dimension; kept are {_in_words(kept)}"
-        raise Problem.invalid([Fault(field=field, reason=reason)])
-    if cut.granularity == "hour" and not known.keeps_hours:
-        reason = f"{cut.dimension} is kept by day only; kept are {_in_words(kept)}"
-        raise Problem.invalid([Fault(field="granularity", reason=reason)])
-
-
-def _in_words(kept: Mapping[str, Kept]) -> str:
-    names = [
-        each.name if each.keeps_hours else f"{each.name} (days only)"
-        for each in kept.values()
-        if each.groupable
-    ]
-    return ", ".join(names) or "none"

@@ -5,20 +5,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from heapq import merge
 from itertools import chain
 from typing import Any
 
 from gateway.cuts.parse import plan_of
-from gateway.cuts.plan import Group, Kept, Plan, Read
-from gateway.cuts.sums import EXACT, Row
 from gateway.database import GatewayDatabase
 from gateway.http.problems import Fault, Problem
 from shared.buckets import rfc3339
 from shared.clock import Clock
 from shared.cut import Cut
+from shared.cut_plan import Group, Kept, Plan, Read, read_kept
 from shared.postgres import Cursor
 from shared.statements import load_statements
+from shared.usage_sums import EXACT, Row, merged, usage_rows
 
 MAX_POINTS = 200_000
 """Points of a series in one answer."""
@@ -35,7 +34,7 @@ class Reading:
         """Open it. Raises Problem where the cut asks for what is not kept, and DatabaseUnavailable."""
         self.org_id = org_id
         self._database = database
-        self._open, kept = database.begin(opened, _kept)
+        self._open, kept = database.begin(opened, read_kept)
         if cut.org_ids is None:
             [(org_ids,)] = self._open.rows(_SQL["orgs"], {})
             cut = replace(cut, org_ids=tuple(org_ids or ()))
@@ -56,11 +55,11 @@ class Reading:
         begun = [(read, next(rows, None), rows) for read, rows in streams]
         _refuse_larger(sum(first[4] for _, first, _ in begun if first is not None), self.plan.cut)
         parts = [
-            _usage_rows(read, chain([first], rows), self.plan.cut)
+            usage_rows(read, chain([first], rows), self.plan.cut)
             for read, first, rows in begun
             if first is not None
         ]
-        return _merged(parts)
+        return merged(parts)
 
     def plain_usage(self) -> Iterator[tuple[Any, ...]]:
         """Yield a row for each bucket of a plain cut."""
@@ -75,7 +74,7 @@ class Reading:
             read = Read(self.plan.plain())
             rows = self._open.stream(_SQL["plain_reliability"], read.parameters)
             return _outcome_rows(read, rows, self.plan.cut)
-        return _merged(
+        return merged(
             [
                 _outcome_rows(read, self._open.stream(_SQL["reliability"], read.parameters), self.plan.cut)
                 for read in self._parts(plan)
@@ -149,36 +148,15 @@ class Reading:
         return [group for _, group in found[: self.plan.cut.top]]
 
 
-def _usage_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:
-    other = read.rest and cut.top is not None
-    for bucket, org_id, model_id, value, _size, *sums in rows:
-        yield (bucket, other, org_id, model_id, value, read.rest, read.sign, sums)
-
-
 def _outcome_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:
     other = read.rest and cut.top is not None
     for bucket, org_id, model_id, value, sign, *figures in rows:
         yield (bucket, other, org_id, model_id, value, read.rest, read.sign * sign, figures)
 
 
-def _merged(parts: list[Iterator[Row]]) -> Iterator[Row]:
-    """Yield the rows of parts that are in order, in order: a rest after what is to be taken from it."""
-    return parts[0] if len(parts) == 1 else merge(*parts, key=_place)
-
-
-def _place(row: Row) -> tuple[Any, ...]:
-    bucket, other, org_id, model_id, value, rest, _, _ = row
-    return (bucket, other, org_id or "", model_id or "", value is None, value or "", rest)
-
-
-def _kept(cur: Cursor) -> list[Kept]:
-    cur.execute(_SQL["kept"])
-    return [Kept(*row[:6]) for row in cur.fetchall()]
-
-
-def read_kept(database: GatewayDatabase) -> list[Kept]:
+def kept_dimensions(database: GatewayDatabase) -> list[Kept]:
     """Return what the rollups keep. Raises DatabaseUnavailable."""
-    return database.snapshot(_kept)
+    return list(database.snapshot(read_kept).values())
 
 
 def _refuse_larger(points: int, cut: Cut) -> None:

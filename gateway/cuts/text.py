@@ -5,16 +5,16 @@ Numbers are the same digits in both.
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gateway.cuts.histograms import NAMES
 from gateway.cuts.outcomes import Outcomes, OutcomesPoint
-from gateway.cuts.plan import Plan
-from gateway.cuts.sums import SUMS, UsagePoint, texts
 from gateway.http.answers import encode
+from shared.csv_text import harmless
 from shared.cut import column, member
+from shared.cut_plan import Plan
+from shared.usage_sums import SUMS, UsagePoint, texts
 
 Codes = list[dict[str, object]]
 
@@ -22,11 +22,6 @@ _CHUNK_POINTS = 500
 _ALWAYS = ("p50", "p95", "p99")
 _ALWAYS_AT = tuple(NAMES.index(name) for name in _ALWAYS)
 _STATUSES = ("error", "timeout", "throttled")
-# The one rule for texts in files, as analytics.spreadsheet_text has it.
-_FORMULA = re.compile(
-    r"[\t\n\r]|[\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f"
-    r"\u205f-\u206f\u3000\ufeff]*[-=+@\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
-)
 
 USAGE_COLUMNS = (
     "invocations",
@@ -85,11 +80,6 @@ class Keys:
             if len(self._texts) < 1000:  # models come again with every bucket
                 self._texts[value] = found
         return found
-
-
-def harmless(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would run as a formula."""
-    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def usage_json(keys: Keys, point: UsagePoint) -> str:

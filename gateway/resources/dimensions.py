@@ -7,7 +7,7 @@ import falcon
 import msgspec
 
 from gateway.access.authorize import USAGE_READ
-from gateway.cuts.reading import read_kept
+from gateway.cuts.reading import kept_dimensions
 from gateway.database import GatewayDatabase
 from gateway.http.answers import rfc3339_or_none, send
 from gateway.http.params import Params
@@ -31,7 +31,7 @@ class DimensionsResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Answer with the dimensions that are kept."""
         Params(req.query_string).check()
-        kept = [each for each in read_kept(self._database) if each.groupable]
+        kept = [each for each in kept_dimensions(self._database) if each.groupable]
         dimensions = [
             {
                 "name": each.name,
@@ -87,7 +87,9 @@ class DimensionValuesResource:
         send(req, resp, answer | {"values": values})
 
     def _dimension(self, name: str) -> dict[str, object]:
-        kept = {each.name: each for each in read_kept(self._database) if each.groupable or not each.name}
+        kept = {
+            each.name: each for each in kept_dimensions(self._database) if each.groupable or not each.name
+        }
         found = kept.get("" if name == _MODEL else name or "?")
         if found is None:
             known = ", ".join([_MODEL, *(each.name for each in kept.values() if each.groupable)])

@@ -12,7 +12,6 @@ from gateway.cuts.answers import asked, head, window_before
 from gateway.cuts.histograms import NAMES
 from gateway.cuts.outcomes import OutcomesPoint, OutcomesReader
 from gateway.cuts.parse import CutParams
-from gateway.cuts.plan import Plan
 from gateway.cuts.reading import Reading
 from gateway.cuts.send import send_parts, wants_csv
 from gateway.cuts.text import (
@@ -28,6 +27,7 @@ from gateway.cuts.text import (
 from gateway.database import GatewayDatabase
 from gateway.http.slots import Slots
 from shared.clock import Clock
+from shared.cut_plan import Plan
 
 
 class ReliabilityResource:

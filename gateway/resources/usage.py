@@ -12,12 +12,12 @@ from gateway.cuts.answers import asked, head, window_before
 from gateway.cuts.parse import CutParams
 from gateway.cuts.reading import Reading
 from gateway.cuts.send import send_parts, wants_csv
-from gateway.cuts.sums import SUMS, Sums, UsagePoint, add, nothing, numbers, texts, usage_points
 from gateway.cuts.text import USAGE_COLUMNS, Keys, csv_answer, json_answer, usage_json
 from gateway.database import GatewayDatabase
 from gateway.http.slots import Slots
 from gateway.resources.freshness import FreshnessReader
 from shared.clock import Clock
+from shared.usage_sums import SUMS, Sums, UsagePoint, add, nothing, numbers, texts, usage_points
 
 
 class UsageResource:

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
 from deploy.local.traffic import Router, org
-from gateway.cuts.text import harmless
 from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.rollups import Rollups
+from shared.csv_text import harmless
 from shared.metrics import RollupMetrics
 from shared.postgres import Database
 from shared.settings import KeptDimension

@@ -7,10 +7,10 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from gateway.cuts.parse import CutParams, plan_of
-from gateway.cuts.plan import Kept
 from gateway.http.params import Params, org_id
 from gateway.http.problems import Problem
 from shared.cut import MAX_WINDOWS
+from shared.cut_plan import Kept
 
 ORG = "0a11ce00-0000-4000-8000-00000000000a"
 MODELS_ALONE = Kept("", False, True, None, None, None)
@@ -33,7 +33,7 @@ class Window(NamedTuple):
 def window(query: str = "", granularities: tuple[str, ...] = ("hour", "day"), **values: str) -> Window:
     params = CutParams(query or urlencode(values))
     cut = params.cut(ORG, minutes="minute" in granularities)
-    plan = plan_of(cut, [MODELS_ALONE], START)
+    plan = plan_of(cut, {"": MODELS_ALONE}, START)
     return Window(plan.start, plan.end, cut.granularity)
 
 

@@ -1,12 +1,14 @@
-"""Usage of a cut: its points in order, exactly, and their totals."""
+"""Usage of a cut: its rows, its points in order, exactly, and their totals."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Context, Decimal
+from heapq import merge
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from gateway.cuts.plan import Plan
+from shared.cut import Cut
+from shared.cut_plan import Plan, Read
 
 Row = tuple[int, bool, str | None, str | None, str | None, bool, int, list[Any]]
 """Bucket, whether it is all that is not in the top, organisation, model, value, whether groups are to be
@@ -74,6 +76,23 @@ def cents(cost: Decimal) -> str:
 def texts(sums: Sums) -> list[str]:
     """Write sums as they stand in answers."""
     return [cents(number) if at == COST else str(number) for at, number in enumerate(sums)]
+
+
+def usage_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:
+    """Yield what a read's statement `usage` gives as rows."""
+    other = read.rest and cut.top is not None
+    for bucket, org_id, model_id, value, _size, *sums in rows:
+        yield (bucket, other, org_id, model_id, value, read.rest, read.sign, sums)
+
+
+def merged(parts: list[Iterator[Row]]) -> Iterator[Row]:
+    """Yield the rows of parts that are in order, in order: a rest after what is to be taken from it."""
+    return parts[0] if len(parts) == 1 else merge(*parts, key=_place)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    bucket, other, org_id, model_id, value, rest, _, _ = row
+    return (bucket, other, org_id or "", model_id or "", value is None, value or "", rest)
 
 
 def usage_points(rows: Iterable[Row], plan: Plan) -> Iterator[UsagePoint]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from shared.cut import Cut
 from shared.pieces import DAY_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
+from shared.postgres import Cursor
+from shared.statements import load_statements
 from shared.zones import local_text
 
 RAW = 0
@@ -22,6 +24,8 @@ ERROR_CODE = "errorCode"
 _NIL = "00000000-0000-0000-0000-000000000000"
 _MINUTE = timedelta(minutes=1)
 _LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
+
+_SQL = load_statements("cuts.sql")
 
 Group = tuple[str | None, str | None, str | None]
 """An organisation, a model and a value: None where the cut does not group by it, or there is no value."""
@@ -39,6 +43,16 @@ class Kept:
     days_until: datetime | None
 
 
+def read_kept(cur: Cursor) -> dict[str, Kept]:
+    """Return what the rollups keep, by name, and make the transaction one that reads cuts."""
+    cur.execute(_SQL["kept"])
+    return {row[0]: Kept(*row[:6]) for row in cur.fetchall()}
+
+
+class DimensionNotKept(NotKept):
+    """The dimension of a cut is not kept, or not by the hour. The message says which are."""
+
+
 class Read(NamedTuple):
     """One statement of a cut. rest: its rows are what groups are to be taken from; sign: -1 if they are to be
     taken away themselves.
@@ -52,14 +66,15 @@ class Read(NamedTuple):
 class Plan:
     """How a cut is read, given what is kept.
 
-    bounds: the buckets' boundaries, in UTC. Raises NotKept where they are none of kept sums, OverflowError
-    near the calendar's ends.
+    bounds: the buckets' boundaries, in UTC. Raises NotKept where they are none of kept sums,
+    DimensionNotKept, and OverflowError near the calendar's ends.
     """
 
     def __init__(self, cut: Cut, kept: Mapping[str, Kept], now: datetime) -> None:
         self.cut = cut
         self.kept = kept
         self._now = now
+        _check_kept(cut, kept)
         dimension = kept.get(cut.dimension, kept[""])
         self.bounds = cut.boundaries(keeps_hours=dimension.keeps_hours)
         self._pieces: dict[str, list[Piece]] = {}
@@ -241,6 +256,25 @@ class Plan:
         oldest = min((piece.low for piece in found if piece.grain == HOUR_MINUTES), default=self._now)
         if oldest < self._now - kept.hours_kept:
             raise NotKept(f"hours are kept for {kept.hours_kept.days} days, and only days longer")
+
+
+def _check_kept(cut: Cut, kept: Mapping[str, Kept]) -> None:
+    if not cut.dimension:
+        return
+    known = kept.get(cut.dimension)
+    if known is None or not known.groupable:
+        raise DimensionNotKept(f"{cut.dimension} is not kept as a dimension; kept are {_in_words(kept)}")
+    if cut.granularity == "hour" and not known.keeps_hours:
+        raise DimensionNotKept(f"{cut.dimension} is kept by day only; kept are {_in_words(kept)}")
+
+
+def _in_words(kept: Mapping[str, Kept]) -> str:
+    names = [
+        each.name if each.keeps_hours else f"{each.name} (days only)"
+        for each in kept.values()
+        if each.groupable
+    ]
+    return ", ".join(names) or "none"
 
 
 def _as_kept(piece: Piece, kept: Kept) -> list[Piece]:
