@@ -17,6 +17,9 @@ from shared.probe_server import start_probe_server
 from shared.process import Parts, Stop, exit_code
 from shared.rabbitmq.topology import Topology
 from shared.settings import BrokerSettings, IngestorSettings, load_or_exit
+from shared.validators import argument, whole_number
+
+_MAX_LIMIT = 1_000_000_000
 
 
 def consume() -> int:
@@ -57,14 +60,6 @@ def replay_dead_letters(options: argparse.Namespace) -> int:
     return 0
 
 
-def count(text: str) -> int:
-    """Read a number of dead letters, at least 1. Raises ValueError."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Choose the command."""
     parser = argparse.ArgumentParser(
@@ -79,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Puts the dead letters that are there now back into the queue of events, oldest "
         "first. Those that are still invalid come back as dead letters. Needs RABBITMQ_URL.",
     )
-    command.add_argument("--limit", type=count, metavar="N", help="replay at most N dead letters")
+    limit = argument(whole_number(min_value=1, max_value=_MAX_LIMIT))
+    command.add_argument("--limit", type=limit, metavar="N", help="replay at most N dead letters")
     command.add_argument("--reason", metavar="R", help="only dead letters whose reason is R")
     command.add_argument("--dry-run", action="store_true", help="count by reason, move nothing")
     command.set_defaults(run=replay_dead_letters)

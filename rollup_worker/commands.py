@@ -1,7 +1,6 @@
 """The commands beside `run`: their arguments, and where they write."""
 
 import argparse
-import re
 import sys
 from datetime import UTC, date, datetime, timedelta
 
@@ -12,7 +11,7 @@ from shared.clock import utc_now
 from shared.errors import AnalyticsError
 from shared.postgres import Database
 from shared.settings import RollupWorkerSettings
-from shared.usage_event.text import org_id_text
+from shared.validators import argument, day, org_id
 
 MAX_DAYS = 1_100
 """Most days a command takes at once: three years."""
@@ -84,18 +83,8 @@ def _write_line(line: str) -> None:
     sys.stdout.flush()
 
 
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, datetime.min.time(), UTC)
-
-
-def _day(text: str) -> date:
-    """Parse YYYY-MM-DD and none of the other forms that Python would take. Raises ArgumentTypeError."""
-    if not re.fullmatch(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a day such as 2026-11-01")
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not in the calendar") from None
+def _midnight(of: date) -> datetime:
+    return datetime.combine(of, datetime.min.time(), UTC)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,19 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.add_argument(
-            "--from", dest="first", type=_day, default=first, required=first is None,
+            "--from", dest="first", type=argument(day), default=first, required=first is None,
             metavar="YYYY-MM-DD", help="first UTC day" + (" (default: six days ago)" if first else ""),
         )  # fmt: skip
         command.add_argument(
-            "--to", dest="last", type=_day, default=today,
+            "--to", dest="last", type=argument(day), default=today,
             metavar="YYYY-MM-DD", help="last UTC day, included (default: today)",
         )  # fmt: skip
-        command.add_argument("--org", type=org_id_text, metavar="UUID", help="one organisation only")
+        command.add_argument("--org", type=argument(org_id), metavar="UUID", help="one organisation only")
     text = "fill a dimension from raw events, while the fleet runs; again to go on after a stop"
     command = commands.add_parser("backfill", help=text, description=text, allow_abbrev=False)
     command.add_argument("--dimension", required=True, metavar="NAME", help="client, metadata.region, ...")
     command.add_argument(
-        "--from", dest="first", type=_day, metavar="YYYY-MM-DD",
+        "--from", dest="first", type=argument(day), metavar="YYYY-MM-DD",
         help="oldest UTC day to fill (default: the oldest that has raw events)",
     )  # fmt: skip
     text = "drop a dimension with all of its rollups, after it was taken out of ROLLUP_DIMENSIONS"

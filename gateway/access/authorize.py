@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.http.problems import Fault, Problem
-from shared.usage_event.text import uuid_text
+from gateway.http.problems import Faults, Problem
+from shared.validators import Invalid, uuid
 
 PUBLIC = "public"
 """No actor needed."""
@@ -73,25 +73,22 @@ def read_actor(header: Callable[[str], str | None]) -> Actor:
             f"{' and '.join(missing)} must be given and not blank.",
             headers={"WWW-Authenticate": "Actor"},
         )
-    faults = []
+    faults = Faults()
     if not (len(subject) <= 200 and subject.isascii() and subject.isprintable() and "," not in subject):
-        faults.append(
-            Fault(field="X-Actor-Subject", reason="must be 1 to 200 printable ASCII characters, no comma")
-        )
+        faults.note("X-Actor-Subject", "must be 1 to 200 printable ASCII characters, no comma")
     orgs = _orgs(header("X-Actor-Orgs"), faults)
-    if faults:
-        raise Problem.invalid(faults)
+    faults.check()
     return Actor(subject, frozenset(_ascii_lower(role) for role in roles), orgs)
 
 
-def _orgs(value: str | None, faults: list[Fault]) -> frozenset[str] | None:
+def _orgs(value: str | None, faults: Faults) -> frozenset[str] | None:
     if value is None:
         return None
     try:
         # An empty header binds to no organisation at all: when in doubt, less is seen.
-        return frozenset(uuid_text(item) for item in _items(value))
-    except ValueError:
-        faults.append(Fault(field="X-Actor-Orgs", reason="must be UUIDs separated by commas"))
+        return frozenset(uuid(item) for item in _items(value))
+    except Invalid:
+        faults.note("X-Actor-Orgs", "must be UUIDs separated by commas")
         return None
 
 

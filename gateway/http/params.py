@@ -1,13 +1,15 @@
 """Query parameters, strictly: what is unknown, repeated or malformed is named, never guessed at."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
-from gateway.http.problems import Fault, Problem
-from shared.buckets import GRAINS
-from shared.usage_event.text import instant, org_id_text
+from gateway.http.problems import Fault, Faults, Problem
+from shared import validators
+
+T = TypeVar("T")
 
 _MAX_PARAMETERS = 100
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -29,7 +31,7 @@ class Params:
         """
         self._values: dict[str, str] = {}
         self._repeated: dict[str, list[str]] = {}
-        self._faults: list[Fault] = []
+        self._faults = Faults()
         pairs = [pair.partition("=") for pair in query_string.split("&") if pair]
         if len(pairs) > max_parameters:
             raise Problem.invalid([Fault(field="", reason=f"more than {max_parameters} parameters")])
@@ -58,21 +60,16 @@ class Params:
         return params
 
     def fault(self, field: str, reason: str) -> None:
-        """Note a fault, unless the field has one already: what cannot be read is not also missing."""
-        if all(fault["field"] != field for fault in self._faults):
-            self._faults.append(Fault(field=field, reason=reason))
+        """Note a fault, unless the field has one already."""
+        self._faults.note(field, reason)
 
     def check(self) -> None:
         """Raise a Problem with every fault noted so far."""
-        if self._faults:
-            raise Problem.invalid(self._faults)
+        self._faults.check()
 
     def text(self, name: str, *, max_length: int) -> str | None:
         """Return a text of 1 to `max_length` characters, None when absent."""
-        value = self._values.get(name)
-        if value is not None and (not 1 <= len(value) <= max_length or "\0" in value):
-            self.fault(name, f"must be 1 to {max_length} characters without NUL")
-        return value
+        return self._read(name, validators.text(max_length=max_length))
 
     def repeated_names(self) -> list[str]:
         """Return the names that may be repeated and are there, in the order of the query."""
@@ -83,33 +80,17 @@ class Params:
     ) -> tuple[str, ...] | None:
         """Return each value of a parameter that may be repeated once, None when absent."""
         values = self._repeated.get(name)
-        if values is None:
-            return None
-        if len(values) > max_values:
-            self.fault(name, f"is given {len(values)} times; at most {max_values} values are allowed")
-        elif any(not min_length <= len(value) <= max_length or "\0" in value for value in values):
-            self.fault(name, f"must be {min_length} to {max_length} characters without NUL")
-        return tuple(dict.fromkeys(values))
+        rule = validators.texts(max_values=max_values, max_length=max_length, min_length=min_length)
+        return None if values is None else self._faults.read(name, rule, values)
 
-    def choice(self, name: str, choices: Mapping[str, object] | tuple[str, ...]) -> str | None:
+    def choice(self, name: str, choices: Iterable[str]) -> str | None:
         """Return one of the words, None when absent."""
-        value = self._values.get(name)
-        if value is not None and value not in choices:
-            self.fault(name, f"must be one of {', '.join(choices)}")
-            return None
-        return value
+        return self._read(name, validators.choice(choices))
 
     def whole_number(self, name: str, *, min_value: int, max_value: int, default: int) -> int:
         """Return a whole number from min_value to max_value."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not (
-            value.isascii() and value.isdigit() and len(value) <= 12 and min_value <= int(value) <= max_value
-        ):
-            self.fault(name, f"must be a whole number from {min_value} to {max_value}")
-            return default
-        return int(value)
+        found = self._read(name, validators.whole_number(min_value=min_value, max_value=max_value))
+        return default if found is None else found
 
     def time(self, name: str) -> datetime | None:
         """Return a required instant in UTC; None when it is missing or malformed."""
@@ -117,28 +98,29 @@ class Params:
         if value is None:
             self.fault(name, "is missing")
             return None
-        try:
-            return instant(value)[0]
-        except ValueError:
-            hint = "; in a URL write + as %2B" if " " in value else ""
-            self.fault(name, f"must be RFC 3339 with a zone, such as 2026-11-01T00:00:00Z{hint}")
-            return None
+        hint = "; in a URL write + as %2B" if " " in value else ""
+        return self._faults.read(name, validators.time, value, hint=hint)
 
     def fits(
         self,
         start: datetime | None,
         end: datetime | None,
-        granularity: str,
-        longest: Mapping[str, timedelta],
+        granularity: str | None = None,
+        longest: Mapping[str, timedelta] | None = None,
     ) -> None:
-        """Note a fault where a window is empty, or too long for its granularity."""
+        """Note a fault where a window is empty, or longer than the longest of its granularity."""
         if start is None or end is None:
             return
-        if start >= end:
-            self.fault("end", "must be later than start")
-        elif end - start > longest[granularity]:
-            span = _in_words(longest[granularity])
-            self.fault("end", f"is more than {span} after start, the most for granularity {granularity}")
+        max_span = longest[granularity] if longest and granularity else None
+        try:
+            validators.check_window(start, end, max_span=max_span)
+        except validators.Invalid as error:
+            too_long = f", the most for granularity {granularity}" if start < end else ""
+            self.fault("end", f"{error}{too_long}")
+
+    def _read(self, name: str, validator: Callable[[Any], T]) -> T | None:
+        value = self._values.get(name)
+        return None if value is None else self._faults.read(name, validator, value)
 
 
 def _decoded(text: str) -> str:
@@ -148,14 +130,9 @@ def _decoded(text: str) -> str:
     return unquote_plus(text, errors="strict")
 
 
-def _in_words(span: timedelta) -> str:
-    return f"{span.days} days" if span.days else f"{span // GRAINS['hour']} hours"
-
-
 def org_id(text: str) -> str:
     """Return an organisation's id from a path, in lower case. Raises Problem."""
     try:
-        return org_id_text(text)
-    except ValueError:
-        reason = "must be a UUID of 36 characters with hyphens, and not the nil UUID"
-        raise Problem.invalid([Fault(field="orgId", reason=reason)]) from None
+        return validators.org_id(text)
+    except validators.Invalid as error:
+        raise Problem.invalid([Fault(field="orgId", reason=str(error))]) from None

@@ -4,9 +4,9 @@
 for invalid requests `errors: [{"field", "reason"}]` with every fault.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import falcon
 import msgspec
@@ -14,6 +14,9 @@ import structlog
 from gunicorn.http.errors import NoMoreData, ParseException
 
 from shared.errors import DependencyError
+from shared.validators import Invalid
+
+T = TypeVar("T")
 
 RETRY_AFTER_SECONDS = 2
 
@@ -85,6 +88,35 @@ class Problem(Exception):
                 Fault(field=_utf8(fault["field"]), reason=_utf8(fault["reason"])) for fault in self.faults
             ]
         return msgspec.json.encode(document)
+
+
+class Faults:
+    """Gathers the faults of a request, so that all are named at once; each field has the first of its own."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def note(self, field: str, reason: str) -> None:
+        """Note a fault, unless the field has one already: what cannot be read is not also missing."""
+        self._reasons.setdefault(field, reason)
+
+    def read(self, field: str, validator: Callable[[Any], T], value: object, *, hint: str = "") -> T | None:
+        """Return what a validator (shared/validators.py) makes of a value; None where it notes a fault.
+
+        hint: what to add to the reason.
+        """
+        try:
+            return validator(value)
+        except Invalid as error:
+            self.note(field, f"{error}{hint}")
+            return None
+
+    def check(self) -> None:
+        """Raise a Problem with every fault noted so far."""
+        if self._reasons:
+            raise Problem.invalid(
+                [Fault(field=field, reason=reason) for field, reason in self._reasons.items()]
+            )
 
 
 def _utf8(text: str) -> str:

@@ -12,7 +12,7 @@ from gateway.incidents.request import PARAMETERS, read_request
 from shared.errors import AnalyticsError
 from shared.settings import DatabaseSettings, load_or_exit
 from shared.usage_event.schema import STATUSES
-from shared.usage_event.text import org_id_text
+from shared.validators import argument, org_id
 
 _OPTIONS = {
     "start": "--start",
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m gateway.incidents",
         description="Writes the raw events of a window as CSV to standard output. Needs DATABASE_URL.",
     )
-    parser.add_argument("--org", required=True, type=org_id_text, metavar="UUID")
+    parser.add_argument("--org", required=True, type=argument(org_id), metavar="UUID")
     parser.add_argument("--start", required=True, metavar="TIME", help="RFC 3339 with a zone")
     parser.add_argument("--end", required=True, metavar="TIME", help="not included")
     parser.add_argument("--model", dest="modelId", metavar="ID", help="only this model")

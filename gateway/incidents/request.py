@@ -10,8 +10,7 @@ PARAMETERS = ("start", "end", "modelId", "status", "maxRows")
 def read_request(params: Params, org_id: str) -> IncidentRequest:
     """Return what is asked for. Raises Problem 400 that names every fault."""
     start, end = params.time("start"), params.time("end")
-    if start and end and start >= end:
-        params.fault("end", "must be later than start")
+    params.fits(start, end)
     model_id = params.text("modelId", max_length=200)
     status = params.choice("status", STATUSES)
     max_rows = params.whole_number("maxRows", min_value=1, max_value=MAX_ROWS, default=DEFAULT_ROWS)

@@ -15,16 +15,17 @@ from gateway.database import GatewayDatabase
 from gateway.http.answers import encode, rfc3339_or_none, send
 from gateway.http.bodies import read_object
 from gateway.http.params import Params
-from gateway.http.problems import Fault, Problem
+from gateway.http.problems import Faults, Problem
 from shared.buckets import rfc3339, widen
 from shared.clock import Clock
 from shared.export_job import EXPORT_STATUSES
 from shared.postgres import Cursor, Row, fetch_rows
 from shared.s3 import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
-from shared.usage_event.text import instant, uuid_text
+from shared.validators import Invalid, check_window, choice, texts, time, uuid
 
 MAX_WINDOW = timedelta(days=31)
+_FIELDS = {"timeRange", "granularity", "models", "compression"}
 _MAX_MODELS = 100
 _MAX_BODY_BYTES = 512 * 1024
 GRAINS = {"hourly": "hour", "daily": "day", "monthly": "day"}
@@ -138,8 +139,8 @@ def _create(cur: Cursor, wanted: dict[str, Any], req: falcon.Request) -> Row:
 def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Row:
     """Return an organisation's job. What is another's, or malformed, was never there."""
     try:
-        rows = database.rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid_text(job_id)})
-    except ValueError:
+        rows = database.rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid(job_id)})
+    except Invalid:
         rows = []
     if not rows:
         raise Problem(404, "This organisation has no such export.", slug="export-not-found")
@@ -181,7 +182,7 @@ def _read_cursor(params: Params) -> tuple[datetime | None, str | None]:
         return None, None
     try:
         created_at, _, job_id = base64.urlsafe_b64decode(text.encode()).decode().partition(" ")
-        return instant(created_at)[0], uuid_text(job_id)
+        return time(created_at), uuid(job_id)
     except (ValueError, binascii.Error):
         params.fault("cursor", "must be a nextCursor of this list")
         return None, None
@@ -193,89 +194,54 @@ def _write_cursor(job: Row) -> str:
 
 def _wanted(req: falcon.Request) -> dict[str, Any]:
     """Read the body and the Idempotency-Key. Raises Problem that names every fault."""
-    faults: list[Fault] = []
     refuse_repeated(req, "Idempotency-Key")
     body = read_object(req, max_bytes=_MAX_BODY_BYTES)
-    for name in body.keys() - {"timeRange", "granularity", "models", "compression"}:
-        faults.append(Fault(field=name[:100], reason="is not a field here"))  # noqa: PERF401  reads plainly
-    granularity = _choice(body, "granularity", GRAINS, "daily", faults)
+    faults = Faults()
+    for name in body.keys() - _FIELDS:
+        faults.note(name[:100], "is not a field here")
+    granularity = faults.read("granularity", choice(GRAINS), body.get("granularity", "daily")) or "daily"
+    compression = faults.read("compression", choice(COMPRESSIONS), body.get("compression", "none")) or "none"
     start, end = _window(body.get("timeRange"), GRAINS[granularity], faults)
     wanted = {
         "granularity": granularity,
         "window_start": start,
         "window_end": end,
         "models": _models(body.get("models"), faults),
-        "compress": COMPRESSIONS[_choice(body, "compression", COMPRESSIONS, "none", faults)],
-        "idempotency_key": _idempotency_key(req.get_header("Idempotency-Key"), faults),
+        "compress": COMPRESSIONS[compression],
+        "idempotency_key": faults.read(
+            "Idempotency-Key", _idempotency_key, req.get_header("Idempotency-Key")
+        ),
     }
-    if faults:
-        raise Problem.invalid(faults)
+    faults.check()
     return wanted
 
 
-def _choice(
-    body: dict[str, Any], name: str, choices: dict[str, Any], default: str, faults: list[Fault]
-) -> str:
-    value = body.get(name, default)
-    if isinstance(value, str) and value in choices:
-        return value
-    faults.append(Fault(field=name, reason=f"must be one of {', '.join(choices)}"))
-    return default
-
-
-def _window(value: object, grain: str, faults: list[Fault]) -> tuple[datetime | None, datetime | None]:
+def _window(value: object, grain: str, faults: Faults) -> tuple[datetime | None, datetime | None]:
     """Return the window widened to whole buckets, (None, None) when it is at fault."""
     if not isinstance(value, dict) or value.keys() != {"start", "end"}:
-        faults.append(
-            Fault(field="timeRange", reason="must be an object with start and end and nothing else")
-        )
+        faults.note("timeRange", "must be an object with start and end and nothing else")
         return None, None
-    times = {}
-    for name, text in value.items():
-        try:
-            times[name] = instant(text)[0]
-        except (ValueError, AttributeError):
-            reason = "must be RFC 3339 with a zone, such as 2026-11-01T00:00:00Z"
-            faults.append(Fault(field=f"timeRange.{name}", reason=reason))
-    if len(times) < 2:
+    start, end = (faults.read(f"timeRange.{name}", time, value[name]) for name in ("start", "end"))
+    if start is None or end is None:
         return None, None
-    start, end = times["start"], times["end"]
-    if start >= end:
-        faults.append(Fault(field="timeRange.end", reason="must be later than start"))
-    elif end - start > MAX_WINDOW:
-        reason = f"is more than {MAX_WINDOW.days} days after start"
-        faults.append(Fault(field="timeRange.end", reason=reason))
-    else:
-        try:
-            return widen(start, end, grain)
-        except OverflowError:
-            faults.append(Fault(field="timeRange.end", reason="is too late"))
+    try:
+        check_window(start, end, max_span=MAX_WINDOW)
+        return widen(start, end, grain)
+    except Invalid as error:
+        faults.note("timeRange.end", str(error))
+    except OverflowError:
+        faults.note("timeRange.end", "is too late")
     return None, None
 
 
-def _models(value: object, faults: list[Fault]) -> list[str] | None:
+def _models(value: object, faults: Faults) -> list[str] | None:
     if value is None:
         return None
-    if (
-        isinstance(value, list)
-        and 1 <= len(value) <= _MAX_MODELS
-        and all(isinstance(model, str) and _is_model(model) for model in value)
-    ):
-        return sorted(set(value))
-    reason = f"must be null or 1 to {_MAX_MODELS} strings of 1 to 200 characters"
-    faults.append(Fault(field="models", reason=reason))
-    return None
+    found = faults.read("models", texts(max_values=_MAX_MODELS, max_length=200), value)
+    return None if found is None else sorted(found)
 
 
-def _is_model(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
-    return 1 <= len(text) <= 200 and "\0" not in text
-
-
-def _idempotency_key(value: str | None, faults: list[Fault]) -> str | None:
+def _idempotency_key(value: str | None) -> str | None:
     if value is not None and not (1 <= len(value) <= 200 and value.isascii() and value.isprintable()):
-        faults.append(Fault(field="Idempotency-Key", reason="must be 1 to 200 printable ASCII characters"))
+        raise Invalid("must be 1 to 200 printable ASCII characters")
     return value
