@@ -3,6 +3,10 @@
 A file holds statements one after another. Each starts with a line `-- name: the_name`, then a line
 that says what it is for, and takes named parameters (`%(org_id)s`). Nothing is ever concatenated. A
 statement that serves several tables alike has `{table}` for their names; see with_tables.
+
+What several statements of a file have in common stands in it once, before them, under a line
+`-- relation: the_name`: an item of their WITH lists, in which `{the_name}` stands for it. A relation may
+hold relations that stand before it.
 """
 
 import re
@@ -11,17 +15,23 @@ from pathlib import Path
 
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 
-_NAME = re.compile(r"^-- name: ([a-z_0-9]+)$", re.MULTILINE)
+_HEAD = re.compile(r"^-- (name|relation): ([a-z_0-9]+)$", re.MULTILINE)
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _TABLE = re.compile(r"[a-z][a-z_0-9]{0,57}", re.ASCII)  # _pkey follows, and 63 bytes are the most
 
 
 def load_statements(file_name: str) -> Mapping[str, str]:
     """Return the statements of sql/<file_name> by name. Raises ValueError on a name that stands twice."""
-    parts = _NAME.split((SQL_FOLDER / file_name).read_text(encoding="utf-8"))
-    names, texts = parts[1::2], parts[2::2]
-    if len(set(names)) != len(names):
-        raise ValueError(f"sql/{file_name} names a statement twice")
-    return dict(zip(names, (text.strip() for text in texts), strict=True))
+    parts = _HEAD.split((SQL_FOLDER / file_name).read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = {"name": {}, "relation": {}}
+    for kind, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        if name in found["name"] or name in found["relation"]:
+            raise ValueError(f"sql/{file_name} names a statement twice: {name}")
+        whole = text
+        for relation, body in found["relation"].items():
+            whole = whole.replace(f"{{{relation}}}", body)
+        found[kind][name] = (_COMMENT.sub("", whole) if kind == "relation" else whole).strip()
+    return found["name"]
 
 
 def with_tables(statement: str, **tables: str) -> str:

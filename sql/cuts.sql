@@ -1,12 +1,114 @@
--- What cuts read. Each of their statements reads one dimension, `dimension`, and has the same relations:
---
--- piece  which sums make up which bucket (shared/pieces.py), by grain: days, hours, and raw events where no sums
---        are kept; each is added to one bucket and taken from another
--- winner the groups of the top: `pick` says whether all rows are read (all), those of groups (winners), or those
---        whose group is there without a value (valueless)
+-- What cuts read. A cut is read in pieces (shared/pieces.py), and its statements have these relations in common.
 --
 -- Whether a statement groups by organisation, model and value, and which pieces there are, is said by constants,
 -- so that the planner leaves out what is not needed.
+
+-- relation: piece
+-- Which sums make up which bucket, by grain: days, hours, and raw events where no sums are kept. Each is added to
+-- one bucket and taken from another.
+piece AS MATERIALIZED (
+    SELECT * FROM unnest(%(grains)s::smallint[], %(lows)s::timestamptz[], %(highs)s::timestamptz[],
+                         %(plus)s::int[], %(minus)s::int[])
+        WITH ORDINALITY AS piece (grain, low, high, plus, minus, number)
+)
+
+-- relation: winner
+-- The groups of the top; value is NULL for those without one.
+winner AS MATERIALIZED (
+    SELECT coalesce(org_id, %(nil)s::uuid) AS org_id, coalesce(model_id, '') AS model_id, value
+    FROM unnest(%(winner_orgs)s::uuid[], %(winner_models)s::text[], %(winner_values)s::text[])
+        AS winner (org_id, model_id, value)
+)
+
+-- relation: stored
+-- What the pieces hold of the organisations in one dimension: rollups, and raw events as rollups of one event
+-- each. Which figures a statement does not use are not computed.
+stored AS (
+    SELECT number, plus IS NOT NULL AS added, org_id, model_id, value,
+           invocations, errors, status_error, status_timeout, status_throttled,
+           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+           cost_estimate_cents, success_output_tokens, success_latency_ms,
+           latency_bins, latency_counts, first_token_bins, first_token_counts
+    FROM piece
+    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
+    WHERE %(with_days)s AND piece.grain = 1440 AND r.grain = 1440 AND r.dimension = %(dimension)s
+      AND org_id = ANY (%(org_ids)s::uuid[])
+    UNION ALL
+    SELECT number, plus IS NOT NULL, org_id, model_id, value,
+           invocations, errors, status_error, status_timeout, status_throttled,
+           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+           cost_estimate_cents, success_output_tokens, success_latency_ms,
+           latency_bins, latency_counts, first_token_bins, first_token_counts
+    FROM piece
+    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
+    WHERE %(with_hours)s AND piece.grain = 60 AND r.grain = 60 AND r.dimension = %(dimension)s
+      AND org_id = ANY (%(org_ids)s::uuid[])
+    UNION ALL
+    SELECT number, plus IS NOT NULL, org_id, model_id, value,
+           1::bigint, (status <> 'success')::int::bigint, (status = 'error')::int::bigint,
+           (status = 'timeout')::int::bigint, (status = 'throttled')::int::bigint,
+           input_tokens::numeric, output_tokens::numeric,
+           CASE WHEN whole THEN coalesce(cached_input_tokens, 0) ELSE 0 END::numeric,
+           CASE WHEN whole THEN coalesce(cache_write_input_tokens, 0) ELSE 0 END::numeric,
+           CASE WHEN whole THEN coalesce(reasoning_tokens, 0) ELSE 0 END::numeric,
+           cost_estimate_cents,
+           CASE WHEN whole AND status = 'success' THEN output_tokens ELSE 0 END::numeric,
+           CASE WHEN whole AND status = 'success' THEN latency_ms ELSE 0 END::numeric,
+           ARRAY[analytics.latency_bin(latency_ms)], ARRAY[1::bigint],
+           CASE WHEN whole AND time_to_first_token_ms IS NOT NULL
+                THEN ARRAY[analytics.latency_bin(time_to_first_token_ms)] ELSE '{}' END,
+           CASE WHEN whole AND time_to_first_token_ms IS NOT NULL THEN ARRAY[1::bigint] ELSE '{}' END
+    FROM piece
+    CROSS JOIN LATERAL (
+        SELECT *, piece.low >= %(sums_since)s::timestamptz AS whole,
+               CASE %(dimension)s
+                   WHEN '' THEN '' WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
+                   WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
+                   WHEN 'errorCode' THEN CASE WHEN status <> 'success' THEN error_code END
+                   ELSE metadata ->> substr(%(dimension)s, length('metadata.') + 1) END COLLATE "C" AS value
+        FROM analytics.usage_events
+        WHERE org_id = ANY (%(org_ids)s::uuid[]) AND occurred_at >= piece.low AND occurred_at < piece.high
+          AND occurred_at >= %(raw_from)s::timestamptz AND occurred_at < %(raw_to)s::timestamptz
+          AND (NOT %(shown_only)s OR batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches
+                                                     WHERE rolled_up_at IS NULL))
+    ) AS event
+    WHERE %(with_raw)s AND piece.grain = 0 AND value IS NOT NULL
+)
+
+-- relation: found
+-- Of that the rows that are asked for, with their groups. `pick` says which: all, those of the winners, or those
+-- whose group is a winner without a value (valueless).
+found AS (
+    SELECT *, CASE WHEN %(by_org)s THEN org_id END AS of_org, CASE WHEN %(by_model)s THEN model_id END AS of_model,
+           CASE WHEN %(by_value)s THEN value END AS of_value
+    FROM stored
+    WHERE (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
+      AND (%(values)s::text[] IS NULL OR value = ANY (%(values)s::text[]))
+      AND CASE %(pick)s
+              WHEN 'all' THEN true
+              WHEN 'winners' THEN
+                  (NOT %(by_value)s OR value = ANY (%(winner_values)s::text[]))
+                  AND (CASE WHEN %(by_org)s THEN org_id ELSE %(nil)s::uuid END,
+                       CASE WHEN %(by_model)s THEN model_id ELSE '' END,
+                       CASE WHEN %(by_value)s THEN value ELSE '' END)
+                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
+              ELSE (CASE WHEN %(by_org)s THEN org_id ELSE %(nil)s::uuid END,
+                    CASE WHEN %(by_model)s THEN model_id ELSE '' END)
+                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
+          END
+)
+
+-- relation: ten_largest
+-- Of what `counted` counts, the ten largest error codes of each bucket and group and of the whole window.
+ten_largest AS (
+    SELECT bucket, other, org_id, model_id, code, events, place
+    FROM (SELECT *, row_number() OVER (PARTITION BY bucket, other, org_id, model_id ORDER BY events DESC, code) AS place
+          FROM counted) AS ranked
+    WHERE place <= 10
+    UNION ALL
+    (SELECT NULL, false, NULL, NULL, code, sum(events), row_number() OVER (ORDER BY sum(events) DESC, code)
+     FROM counted GROUP BY code ORDER BY sum(events) DESC, code LIMIT 10)
+)
 
 -- name: kept
 -- What is kept, '' being models alone: whether it may be asked for, whether hours are kept and for how long, since
@@ -68,233 +170,42 @@ ORDER BY bucket_start, model_id;
 
 -- name: usage
 -- Usage by bucket and group, in order; with every row goes how many there are in all.
-WITH piece AS MATERIALIZED (
-    SELECT * FROM unnest(%(grains)s::smallint[], %(lows)s::timestamptz[], %(highs)s::timestamptz[],
-                         %(plus)s::int[], %(minus)s::int[])
-        WITH ORDINALITY AS piece (grain, low, high, plus, minus, number)
-), winner AS MATERIALIZED (
-    SELECT coalesce(org_id, %(nil)s::uuid) AS org_id, coalesce(model_id, '') AS model_id, value
-    FROM unnest(%(winner_orgs)s::uuid[], %(winner_models)s::text[], %(winner_values)s::text[])
-        AS winner (org_id, model_id, value)
-), found AS (
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           r.invocations, r.errors, r.input_tokens, r.output_tokens, r.cost_estimate_cents,
-           r.cached_input_tokens, r.cache_write_input_tokens, r.reasoning_tokens
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_days)s AND piece.grain = 1440 AND r.grain = 1440 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           r.invocations, r.errors, r.input_tokens, r.output_tokens, r.cost_estimate_cents,
-           r.cached_input_tokens, r.cache_write_input_tokens, r.reasoning_tokens
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_hours)s AND piece.grain = 60 AND r.grain = 60 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN e.org_id END AS org_id, CASE WHEN %(by_model)s THEN e.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN e.value END AS value,
-           1::bigint, (e.status <> 'success')::int::bigint, e.input_tokens::numeric, e.output_tokens::numeric,
-           e.cost_estimate_cents,
-           CASE WHEN piece.low >= %(sums_since)s::timestamptz THEN coalesce(e.cached_input_tokens, 0) ELSE 0 END::numeric,
-           CASE WHEN piece.low >= %(sums_since)s::timestamptz THEN coalesce(e.cache_write_input_tokens, 0) ELSE 0 END::numeric,
-           CASE WHEN piece.low >= %(sums_since)s::timestamptz THEN coalesce(e.reasoning_tokens, 0) ELSE 0 END::numeric
-    FROM piece
-    CROSS JOIN LATERAL (
-        SELECT raw.*, CASE %(dimension)s
-                   WHEN '' THEN '' WHEN 'client' THEN raw.client_id WHEN 'actor' THEN raw.actor_id
-                   WHEN 'apiKey' THEN raw.api_key_id WHEN 'provider' THEN raw.provider
-                   WHEN 'operation' THEN raw.operation
-                   WHEN 'errorCode' THEN CASE WHEN raw.status <> 'success' THEN raw.error_code END
-                   ELSE raw.metadata ->> substr(%(dimension)s, length('metadata.') + 1) END COLLATE "C" AS value
-        FROM analytics.usage_events raw
-        WHERE raw.org_id = ANY (%(org_ids)s::uuid[])
-          AND raw.occurred_at >= piece.low AND raw.occurred_at < piece.high
-          AND raw.occurred_at >= %(raw_from)s::timestamptz AND raw.occurred_at < %(raw_to)s::timestamptz
-          AND (NOT %(shown_only)s OR raw.batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches
-                                                         WHERE rolled_up_at IS NULL))
-    ) AS e
-    WHERE %(with_raw)s AND piece.grain = 0 AND e.value IS NOT NULL
-      AND (%(model_ids)s::text[] IS NULL OR e.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR e.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR e.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN e.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN e.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN e.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-), part AS (
-    SELECT number, org_id, model_id, value,
+WITH {piece}, {winner}, {stored}, {found}, part AS (
+    SELECT number, of_org, of_model, of_value,
            sum(invocations) AS invocations, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
            sum(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
            sum(cached_input_tokens) AS cached_input_tokens,
            sum(cache_write_input_tokens) AS cache_write_input_tokens, sum(reasoning_tokens) AS reasoning_tokens
     FROM found
-    GROUP BY number, org_id, model_id, value
+    GROUP BY number, of_org, of_model, of_value
 ), summed AS MATERIALIZED (
-    SELECT side.bucket, part.org_id, part.model_id, part.value,
-           sum(side.sign * part.invocations) AS invocations, sum(side.sign * part.errors) AS errors,
-           sum(side.sign * part.input_tokens) AS input_tokens,
-           sum(side.sign * part.output_tokens) AS output_tokens,
-           sum(side.sign * part.cost_estimate_cents) AS cost_estimate_cents,
-           sum(side.sign * part.cached_input_tokens) AS cached_input_tokens,
-           sum(side.sign * part.cache_write_input_tokens) AS cache_write_input_tokens,
-           sum(side.sign * part.reasoning_tokens) AS reasoning_tokens
+    SELECT bucket, of_org, of_model, of_value,
+           sum(sign * invocations) AS invocations, sum(sign * errors) AS errors,
+           sum(sign * input_tokens) AS input_tokens, sum(sign * output_tokens) AS output_tokens,
+           sum(sign * cost_estimate_cents) AS cost_estimate_cents,
+           sum(sign * cached_input_tokens) AS cached_input_tokens,
+           sum(sign * cache_write_input_tokens) AS cache_write_input_tokens,
+           sum(sign * reasoning_tokens) AS reasoning_tokens
     FROM part
     JOIN piece USING (number)
-    CROSS JOIN LATERAL (VALUES (piece.plus, 1), (piece.minus, -1)) AS side (bucket, sign)
-    WHERE side.bucket IS NOT NULL
-    GROUP BY side.bucket, part.org_id, part.model_id, part.value
-    HAVING sum(side.sign * part.invocations) <> 0
+    CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
+    WHERE bucket IS NOT NULL
+    GROUP BY bucket, of_org, of_model, of_value
+    HAVING sum(sign * invocations) <> 0
 )
-SELECT bucket, org_id::text, model_id, value, (SELECT count(*) FROM summed),
+SELECT bucket, of_org::text, of_model, of_value, (SELECT count(*) FROM summed),
        trim_scale(invocations)::text, trim_scale(errors)::text, trim_scale(input_tokens)::text,
        trim_scale(output_tokens)::text, trim_scale(cost_estimate_cents)::text,
        trim_scale(cached_input_tokens)::text, trim_scale(cache_write_input_tokens)::text,
        trim_scale(reasoning_tokens)::text
 FROM summed
-ORDER BY summed.bucket, summed.org_id, summed.model_id, summed.value;
+ORDER BY bucket, summed.of_org, of_model, of_value;
 
 -- name: reliability
 -- Reliability by bucket and group, in order. Histograms are texts, numbers separated by commas: that is read in half
 -- the time of arrays' bytes. Rows of one group may be several, and their signs are for the reader.
-WITH piece AS MATERIALIZED (
-    SELECT * FROM unnest(%(grains)s::smallint[], %(lows)s::timestamptz[], %(highs)s::timestamptz[],
-                         %(plus)s::int[], %(minus)s::int[])
-        WITH ORDINALITY AS piece (grain, low, high, plus, minus, number)
-), winner AS MATERIALIZED (
-    SELECT coalesce(org_id, %(nil)s::uuid) AS org_id, coalesce(model_id, '') AS model_id, value
-    FROM unnest(%(winner_orgs)s::uuid[], %(winner_models)s::text[], %(winner_values)s::text[])
-        AS winner (org_id, model_id, value)
-), found AS (
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           r.invocations, r.status_error, r.status_timeout, r.status_throttled, r.success_output_tokens,
-           r.success_latency_ms,
-           r.latency_bins, r.latency_counts, r.first_token_bins, r.first_token_counts
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_days)s AND piece.grain = 1440 AND r.grain = 1440 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           r.invocations, r.status_error, r.status_timeout, r.status_throttled, r.success_output_tokens,
-           r.success_latency_ms,
-           r.latency_bins, r.latency_counts, r.first_token_bins, r.first_token_counts
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_hours)s AND piece.grain = 60 AND r.grain = 60 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN e.org_id END AS org_id, CASE WHEN %(by_model)s THEN e.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN e.value END AS value,
-           1::bigint, (e.status = 'error')::int::bigint, (e.status = 'timeout')::int::bigint,
-           (e.status = 'throttled')::int::bigint,
-           CASE WHEN e.status = 'success' AND piece.low >= %(sums_since)s::timestamptz THEN e.output_tokens ELSE 0 END::numeric,
-           CASE WHEN e.status = 'success' AND piece.low >= %(sums_since)s::timestamptz THEN e.latency_ms ELSE 0 END::numeric,
-           ARRAY[analytics.latency_bin(e.latency_ms)], ARRAY[1::bigint],
-           CASE WHEN e.time_to_first_token_ms IS NULL OR piece.low < %(sums_since)s::timestamptz THEN '{}'
-                ELSE ARRAY[analytics.latency_bin(e.time_to_first_token_ms)] END,
-           CASE WHEN e.time_to_first_token_ms IS NULL OR piece.low < %(sums_since)s::timestamptz THEN '{}'
-                ELSE ARRAY[1::bigint] END
-    FROM piece
-    CROSS JOIN LATERAL (
-        SELECT raw.*, CASE %(dimension)s
-                   WHEN '' THEN '' WHEN 'client' THEN raw.client_id WHEN 'actor' THEN raw.actor_id
-                   WHEN 'apiKey' THEN raw.api_key_id WHEN 'provider' THEN raw.provider
-                   WHEN 'operation' THEN raw.operation
-                   WHEN 'errorCode' THEN CASE WHEN raw.status <> 'success' THEN raw.error_code END
-                   ELSE raw.metadata ->> substr(%(dimension)s, length('metadata.') + 1) END COLLATE "C" AS value
-        FROM analytics.usage_events raw
-        WHERE raw.org_id = ANY (%(org_ids)s::uuid[])
-          AND raw.occurred_at >= piece.low AND raw.occurred_at < piece.high
-          AND raw.occurred_at >= %(raw_from)s::timestamptz AND raw.occurred_at < %(raw_to)s::timestamptz
-          AND (NOT %(shown_only)s OR raw.batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches
-                                                         WHERE rolled_up_at IS NULL))
-    ) AS e
-    WHERE %(with_raw)s AND piece.grain = 0 AND e.value IS NOT NULL
-      AND (%(model_ids)s::text[] IS NULL OR e.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR e.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR e.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN e.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN e.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN e.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-), part AS (
-    SELECT number, org_id, model_id, value,
+WITH {piece}, {winner}, {stored}, {found}, part AS (
+    SELECT number, of_org, of_model, of_value,
            sum(invocations) AS invocations, sum(status_error) AS status_error,
            sum(status_timeout) AS status_timeout, sum(status_throttled) AS status_throttled,
            sum(success_output_tokens) AS success_output_tokens, sum(success_latency_ms) AS success_latency_ms,
@@ -303,264 +214,81 @@ WITH piece AS MATERIALIZED (
            string_agg(array_to_string(first_token_bins, ','), ',') FILTER (WHERE first_token_bins <> '{}') AS first_token_bins,
            string_agg(array_to_string(first_token_counts, ','), ',') FILTER (WHERE first_token_counts <> '{}') AS first_token_counts
     FROM found
-    GROUP BY number, org_id, model_id, value
+    GROUP BY number, of_org, of_model, of_value
 )
-SELECT side.bucket, org_id::text, model_id, value, side.sign,
+SELECT bucket, of_org::text, of_model, of_value, sign,
        invocations::text, status_error::text, status_timeout::text, status_throttled::text,
        success_output_tokens::text, success_latency_ms::text,
        latency_bins, latency_counts, first_token_bins, first_token_counts
 FROM part
 JOIN piece USING (number)
-CROSS JOIN LATERAL (VALUES (piece.plus, 1), (piece.minus, -1)) AS side (bucket, sign)
-WHERE side.bucket IS NOT NULL
-ORDER BY side.bucket, part.org_id, part.model_id, part.value;
+CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
+WHERE bucket IS NOT NULL
+ORDER BY bucket, part.of_org, of_model, of_value;
 
 -- name: largest
 -- The largest groups of the one bucket that is the window, and with each what all groups of its key but the value
 -- sum to (in the first row of the key): what that leaves of the sums by model has no value.
-WITH piece AS MATERIALIZED (
-    SELECT * FROM unnest(%(grains)s::smallint[], %(lows)s::timestamptz[], %(highs)s::timestamptz[],
-                         %(plus)s::int[], %(minus)s::int[])
-        WITH ORDINALITY AS piece (grain, low, high, plus, minus, number)
-), winner AS MATERIALIZED (
-    SELECT coalesce(org_id, %(nil)s::uuid) AS org_id, coalesce(model_id, '') AS model_id, value
-    FROM unnest(%(winner_orgs)s::uuid[], %(winner_models)s::text[], %(winner_values)s::text[])
-        AS winner (org_id, model_id, value)
-), found AS (
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           piece.plus IS NOT NULL AS added, r.invocations, CASE %(order_by)s WHEN 'costEstimateCents' THEN r.cost_estimate_cents WHEN 'invocations' THEN r.invocations
-                WHEN 'errors' THEN r.errors WHEN 'inputTokens' THEN r.input_tokens ELSE r.output_tokens END AS amount
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_days)s AND piece.grain = 1440 AND r.grain = 1440 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           piece.plus IS NOT NULL AS added, r.invocations, CASE %(order_by)s WHEN 'costEstimateCents' THEN r.cost_estimate_cents WHEN 'invocations' THEN r.invocations
-                WHEN 'errors' THEN r.errors WHEN 'inputTokens' THEN r.input_tokens ELSE r.output_tokens END AS amount
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_hours)s AND piece.grain = 60 AND r.grain = 60 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN e.org_id END AS org_id, CASE WHEN %(by_model)s THEN e.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN e.value END AS value,
-           piece.plus IS NOT NULL, 1::bigint, CASE %(order_by)s WHEN 'costEstimateCents' THEN e.cost_estimate_cents WHEN 'invocations' THEN 1
-                WHEN 'errors' THEN (e.status <> 'success')::int WHEN 'inputTokens' THEN e.input_tokens ELSE e.output_tokens END
-    FROM piece
-    CROSS JOIN LATERAL (
-        SELECT raw.*, CASE %(dimension)s
-                   WHEN '' THEN '' WHEN 'client' THEN raw.client_id WHEN 'actor' THEN raw.actor_id
-                   WHEN 'apiKey' THEN raw.api_key_id WHEN 'provider' THEN raw.provider
-                   WHEN 'operation' THEN raw.operation
-                   WHEN 'errorCode' THEN CASE WHEN raw.status <> 'success' THEN raw.error_code END
-                   ELSE raw.metadata ->> substr(%(dimension)s, length('metadata.') + 1) END COLLATE "C" AS value
-        FROM analytics.usage_events raw
-        WHERE raw.org_id = ANY (%(org_ids)s::uuid[])
-          AND raw.occurred_at >= piece.low AND raw.occurred_at < piece.high
-          AND raw.occurred_at >= %(raw_from)s::timestamptz AND raw.occurred_at < %(raw_to)s::timestamptz
-          AND (NOT %(shown_only)s OR raw.batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches
-                                                         WHERE rolled_up_at IS NULL))
-    ) AS e
-    WHERE %(with_raw)s AND piece.grain = 0 AND e.value IS NOT NULL
-      AND (%(model_ids)s::text[] IS NULL OR e.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR e.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR e.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN e.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN e.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN e.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
+WITH {piece}, {winner}, {stored}, {found}, measured AS (
+    SELECT of_org, of_model, of_value, added, invocations,
+           CASE %(order_by)s WHEN 'costEstimateCents' THEN cost_estimate_cents WHEN 'invocations' THEN invocations
+                WHEN 'errors' THEN errors WHEN 'inputTokens' THEN input_tokens ELSE output_tokens END AS amount
+    FROM found
 ), grouped AS MATERIALIZED (
-    SELECT org_id, model_id, value,
+    SELECT of_org, of_model, of_value,
            CASE WHEN %(signed)s THEN sum(CASE WHEN added THEN invocations ELSE -invocations END)
                 ELSE sum(invocations) END AS invocations,
            CASE WHEN %(signed)s THEN sum(CASE WHEN added THEN amount ELSE -amount END) ELSE sum(amount) END AS amount
-    FROM found
-    GROUP BY org_id, model_id, value
+    FROM measured
+    GROUP BY of_org, of_model, of_value
 )
-(SELECT true, org_id::text, model_id, value, invocations::text, amount::text
+(SELECT true, of_org::text, of_model, of_value, invocations::text, amount::text
  FROM grouped
  WHERE invocations > 0
- ORDER BY grouped.amount DESC, grouped.org_id, grouped.model_id, grouped.value
+ ORDER BY grouped.amount DESC, grouped.of_org, of_model, of_value
  LIMIT %(top)s)
 UNION ALL
-SELECT false, org_id::text, model_id, NULL, sum(invocations)::text, sum(amount)::text
+SELECT false, of_org::text, of_model, NULL, sum(invocations)::text, sum(amount)::text
 FROM grouped
 WHERE %(with_sums)s
-GROUP BY org_id, model_id;
+GROUP BY of_org, of_model;
 
 -- name: codes
 -- The ten largest error codes by bucket and group of models, in order, and of the whole window (bucket NULL, last).
 -- Groups outside the top are one.
-WITH piece AS MATERIALIZED (
-    SELECT * FROM unnest(%(grains)s::smallint[], %(lows)s::timestamptz[], %(highs)s::timestamptz[],
-                         %(plus)s::int[], %(minus)s::int[])
-        WITH ORDINALITY AS piece (grain, low, high, plus, minus, number)
-), winner AS MATERIALIZED (
-    SELECT coalesce(org_id, %(nil)s::uuid) AS org_id, coalesce(model_id, '') AS model_id, value
-    FROM unnest(%(winner_orgs)s::uuid[], %(winner_models)s::text[], %(winner_values)s::text[])
-        AS winner (org_id, model_id, value)
-), found AS (
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           r.value AS code, r.invocations
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_days)s AND piece.grain = 1440 AND r.grain = 1440 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN r.org_id END AS org_id, CASE WHEN %(by_model)s THEN r.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN r.value END AS value,
-           r.value AS code, r.invocations
-    FROM piece
-    JOIN analytics.rollups r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_hours)s AND piece.grain = 60 AND r.grain = 60 AND r.dimension = %(dimension)s
-      AND r.org_id = ANY (%(org_ids)s::uuid[])
-      AND (%(model_ids)s::text[] IS NULL OR r.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR r.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR r.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN r.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN r.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN r.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN r.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-    UNION ALL
-    SELECT piece.number, CASE WHEN %(by_org)s THEN e.org_id END AS org_id, CASE WHEN %(by_model)s THEN e.model_id END AS model_id,
-           CASE WHEN %(by_value)s THEN e.value END AS value,
-           e.value, 1::bigint
-    FROM piece
-    CROSS JOIN LATERAL (
-        SELECT raw.*, CASE %(dimension)s
-                   WHEN '' THEN '' WHEN 'client' THEN raw.client_id WHEN 'actor' THEN raw.actor_id
-                   WHEN 'apiKey' THEN raw.api_key_id WHEN 'provider' THEN raw.provider
-                   WHEN 'operation' THEN raw.operation
-                   WHEN 'errorCode' THEN CASE WHEN raw.status <> 'success' THEN raw.error_code END
-                   ELSE raw.metadata ->> substr(%(dimension)s, length('metadata.') + 1) END COLLATE "C" AS value
-        FROM analytics.usage_events raw
-        WHERE raw.org_id = ANY (%(org_ids)s::uuid[])
-          AND raw.occurred_at >= piece.low AND raw.occurred_at < piece.high
-          AND raw.occurred_at >= %(raw_from)s::timestamptz AND raw.occurred_at < %(raw_to)s::timestamptz
-          AND (NOT %(shown_only)s OR raw.batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches
-                                                         WHERE rolled_up_at IS NULL))
-    ) AS e
-    WHERE %(with_raw)s AND piece.grain = 0 AND e.value IS NOT NULL
-      AND (%(model_ids)s::text[] IS NULL OR e.model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR e.value = ANY (%(values)s::text[]))
-      AND CASE %(pick)s
-              WHEN 'all' THEN true
-              WHEN 'winners' THEN
-                  (NOT %(by_value)s OR e.value = ANY (%(winner_values)s::text[]))
-                  AND (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                       CASE WHEN %(by_model)s THEN e.model_id ELSE '' END,
-                       CASE WHEN %(by_value)s THEN e.value ELSE '' END)
-                      IN (SELECT org_id, model_id, value FROM winner WHERE value IS NOT NULL)
-              ELSE (CASE WHEN %(by_org)s THEN e.org_id ELSE %(nil)s::uuid END,
-                    CASE WHEN %(by_model)s THEN e.model_id ELSE '' END)
-                   IN (SELECT org_id, model_id FROM winner WHERE value IS NULL)
-          END
-), listed AS (
-    SELECT number, org_id, model_id, code, sum(invocations) AS invocations,
-           %(fold)s AND (coalesce(org_id, %(nil)s::uuid), coalesce(model_id, ''))
+WITH {piece}, {winner}, {stored}, {found}, listed AS (
+    SELECT number, of_org, of_model, value AS code, sum(invocations) AS invocations,
+           %(fold)s AND (coalesce(of_org, %(nil)s::uuid), coalesce(of_model, ''))
                         NOT IN (SELECT org_id, model_id FROM winner) AS other
     FROM found
-    GROUP BY number, org_id, model_id, code
+    GROUP BY number, of_org, of_model, value
 ), counted AS MATERIALIZED (
-    SELECT side.bucket, other, CASE WHEN NOT other THEN org_id END AS org_id,
-           CASE WHEN NOT other THEN model_id END AS model_id, code, sum(side.sign * invocations) AS events
+    SELECT bucket, other, CASE WHEN NOT other THEN of_org END AS org_id,
+           CASE WHEN NOT other THEN of_model END AS model_id, code, sum(sign * invocations) AS events
     FROM listed
     JOIN piece USING (number)
-    CROSS JOIN LATERAL (VALUES (piece.plus, 1), (piece.minus, -1)) AS side (bucket, sign)
-    WHERE side.bucket IS NOT NULL
+    CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
+    WHERE bucket IS NOT NULL
     GROUP BY 1, 2, 3, 4, 5
-    HAVING sum(side.sign * invocations) <> 0
-), ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY bucket, other, org_id, model_id ORDER BY events DESC, code) AS place
-    FROM counted
-)
-SELECT bucket, other, org_id::text, model_id, code, events::text FROM (
-    SELECT bucket, other, org_id, model_id, code, events, place FROM ranked WHERE place <= 10
-    UNION ALL
-    (SELECT NULL, false, NULL, NULL, code, sum(events), row_number() OVER (ORDER BY sum(events) DESC, code)
-     FROM counted GROUP BY code ORDER BY sum(events) DESC, code LIMIT 10)
-) AS largest
-ORDER BY largest.bucket NULLS LAST, largest.other, largest.org_id, largest.model_id, largest.place;
+    HAVING sum(sign * invocations) <> 0
+), {ten_largest}
+SELECT bucket, other, org_id::text, model_id, code, events::text
+FROM ten_largest
+ORDER BY bucket NULLS LAST, other, ten_largest.org_id, model_id, place;
 
 -- name: plain_codes
 -- As `codes`, by whole UTC hours or days and by model.
 WITH counted AS MATERIALIZED (
-    SELECT (extract(epoch FROM bucket_start - %(start)s) / (%(grain)s * 60))::int AS bucket, model_id, value AS code,
-           invocations AS events
+    SELECT (extract(epoch FROM bucket_start - %(start)s) / (%(grain)s * 60))::int AS bucket, false AS other,
+           NULL::uuid AS org_id, model_id, value AS code, invocations AS events
     FROM analytics.rollups
     WHERE org_id = %(org_id)s AND dimension = 'errorCode' AND grain = %(grain)s
       AND bucket_start >= %(start)s AND bucket_start < %(end)s
       AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
-), ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY bucket, model_id ORDER BY events DESC, code) AS place FROM counted
-)
-SELECT bucket, false, NULL, model_id, code, events::text FROM (
-    SELECT bucket, model_id, code, events, place FROM ranked WHERE place <= 10
-    UNION ALL
-    (SELECT NULL, NULL, code, sum(events), row_number() OVER (ORDER BY sum(events) DESC, code)
-     FROM counted GROUP BY code ORDER BY sum(events) DESC, code LIMIT 10)
-) AS largest
-ORDER BY largest.bucket NULLS LAST, largest.model_id, largest.place;
+), {ten_largest}
+SELECT bucket, other, org_id::text, model_id, code, events::text
+FROM ten_largest
+ORDER BY bucket NULLS LAST, other, ten_largest.org_id, model_id, place;
 
 -- name: values
 -- The values of a dimension in use in a window of UTC days, largest first; of '' those are the models.

@@ -38,6 +38,24 @@ def test_a_name_that_stands_twice_is_refused(folder: Path) -> None:
         load_statements("some.sql")
 
 
+def test_a_relation_stands_once_and_is_put_where_it_is_named(folder: Path) -> None:
+    (folder / "some.sql").write_text("""-- relation: one
+-- One row.
+one AS (SELECT 1 AS n)
+
+-- relation: two
+two AS (SELECT n + 1 AS n FROM one)
+
+-- name: sum
+-- Adds up.
+WITH {one}, {two} SELECT one.n + two.n FROM one, two, {table};
+""")
+    assert load_statements("some.sql") == {
+        "sum": "-- Adds up.\nWITH one AS (SELECT 1 AS n), two AS (SELECT n + 1 AS n FROM one)"
+        " SELECT one.n + two.n FROM one, two, {table};"
+    }
+
+
 def test_a_file_that_is_missing_is_an_error(folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_statements("nothing.sql")
