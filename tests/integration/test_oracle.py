@@ -1,196 +1,82 @@
-"""Random questions about random events, answered by the service and by an oracle: both must agree exactly."""
+"""Random questions about random events, answered by the service and by an oracle: both must agree exactly.
 
-import csv
-import io
+They agree whatever has happened to the events meanwhile: rollup workers killed and made again, retention.
+"""
+
 import random
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from deploy.local.api import wait_until
+from deploy.local.stack import LocalStack
 from deploy.local.traffic import org
 from rollup_worker.days import Days
 from rollup_worker.dimensions import drop_dimension, keep_dimensions
 from rollup_worker.remake import backfill
 from rollup_worker.rollups import Rollups
+from rollup_worker.upkeep import Upkeep
 from rollup_worker.verify import Window, rebuild
 from shared.buckets import bucket_start
 from shared.metrics import RollupMetrics
 from shared.postgres import Database
 from shared.process import Stop
-from shared.settings import KeptDimension
-from tests.support.gateway_app import PREFIX, Gateway, read
-from tests.support.oracle import MEMBERS, Answer, Event, Key, Question, Sums, shown
-from tests.support.places import TestDatabase
-from tests.support.seed import insert_batch
+from shared.settings import RollupWorkerSettings, load
+from tests.support.asker import WHAT, Asker
+from tests.support.fleet import Fleet
+from tests.support.gateway_app import Gateway
+from tests.support.oracle import MEMBERS, Event
+from tests.support.places import TestDatabase, new_name, redis_database
+from tests.support.questions import KEPT, NOW, ORGS, PART_HOUR_ZONES, ZONES, a_question, an_event
+from tests.support.seed import connect, insert_batch
+from tests.support.shared_stack import TEMPLATE
 
-ADMIN = {"X-Actor-Subject": "operator", "X-Actor-Roles": "admin"}
-MODELS = ("gpt-9", "GPT-9", "meta-llama/Llama-3.1-8B", "a'; --", "\u212bngstr\u00f6m \U0001f600", "=1+1")
-CLIENTS = ("web", "Web", "sdk, python", 'say "hi"', "\u65e5\u672c", "-2+3", "\u00e9", "e\u0301", " ")
-REGIONS = ("eu-1", "us-1", "", "\u00fcber")
-ZONES = (
-    "UTC", "UTC", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "Europe/Berlin", "Pacific/Auckland",
-    "Australia/Lord_Howe", "America/St_Johns", "Pacific/Chatham", "Africa/Cairo", "Asia/Tokyo",
-    "Pacific/Kiritimati", "Europe/London",
-)  # fmt: skip
-ORGS = 3
-# The nights in which clocks change within the window of the events, in several zones.
-NIGHTS = ("2026-10-03T15:30:00Z", "2026-10-04T14:00:00Z", "2026-10-25T01:00:00Z", "2026-11-01T06:00:00Z",
-          "2026-10-29T21:00:00Z", "2026-09-26T14:00:00Z")  # fmt: skip
-NOW = datetime.now(UTC)
-FIRST = NOW - timedelta(days=70)
-DAYS_ONLY = {"actor"}
-KEPT = tuple(KeptDimension(name, keeps_hours=name not in DAYS_ONLY) for name in (*MEMBERS, "metadata.region"))
-GRANULARITIES = ("hour", "day", "week", "month", "total")
+pytestmark = pytest.mark.timeout(600)
+
+DAY = timedelta(days=1)
+TODAY = bucket_start(NOW, "day")
 
 
-def an_event(rng: random.Random) -> Event:
-    """Return an event whose values are skewed, odd, or not there."""
-    if rng.random() < 0.4:
-        night = datetime.fromisoformat(rng.choice(NIGHTS))
-        at = night + timedelta(seconds=rng.randrange(-7200, 7200))
-    elif rng.random() < 0.05:
-        at = NOW + timedelta(minutes=rng.randrange(24 * 60))
-    else:
-        at = FIRST + (NOW - FIRST) * rng.random() ** 0.5
-    if rng.random() < 0.2:
-        at = at.replace(minute=rng.choice((0, 15, 30, 45)), second=0, microsecond=0)
-    status = rng.choice(("success", "success", "success", "error", "timeout", "throttled"))
-    tokens_in, tokens_out = int(rng.paretovariate(0.5)) % 10**12, int(rng.paretovariate(0.7)) % 10**12
-    cached = rng.randrange(tokens_in + 1)
-    latency = rng.choice((0, 1, 98, 99, 100, int(rng.lognormvariate(6, 1)), 2**31 - 1))
-    event: Event = {
-        "eventId": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
-        "orgId": org(min(int(rng.expovariate(1)), ORGS - 1)),
-        "occurredAt": at.isoformat().replace("+00:00", "Z"),
-        "modelId": rng.choice(MODELS),
-        "status": status,
-        "latencyMs": latency,
-        "inputTokens": tokens_in,
-        "outputTokens": tokens_out,
-        "costEstimateCents": Decimal(rng.randrange(10 ** rng.choice((1, 5, 12)))).scaleb(-10),
-        "clientId": rng.choice((None, *CLIENTS)),
-        "actorId": rng.choice((None, f"user-{int(rng.paretovariate(0.8)) % 60}")),
-        "apiKeyId": rng.choice((None, None, None, "key-1", "key-2")),
-        "provider": rng.choice(("openai", "anthropic")),
-        "operation": None,
-        "metadata": rng.choice((None, {}, {"region": rng.choice(REGIONS), "x": "y"})),
-        "errorCode": rng.choice((None, *(f"CODE_{number}" for number in range(14)))),
-        "cachedInputTokens": rng.choice((None, cached)),
-        "cacheWriteInputTokens": rng.choice((None, tokens_in - cached)),
-        "reasoningTokens": rng.choice((None, rng.randrange(tokens_out + 1))),
-        "timeToFirstTokenMs": rng.choice((None, rng.randrange(latency + 1))),
-    }
-    return event
+def some_events(number: int = 800) -> list[Event]:
+    rng = random.Random(20261120)
+    return [an_event(rng) for _ in range(number)]
 
 
-def a_question(rng: random.Random, *, platform: bool, reliability: bool) -> dict[str, Any]:  # noqa: C901  many choices
-    """Return the parameters of a question that has an answer."""
-    dimension = rng.choice((None, None, *MEMBERS, "metadata.region"))
-    granularity = rng.choice(GRANULARITIES)
-    zone = rng.choice(ZONES)
-    if dimension in DAYS_ONLY:
-        zone, granularity = "UTC", rng.choice(("day", "week", "month", "total"))
-    if reliability and rng.random() < 0.1 and dimension not in DAYS_ONLY:
-        granularity = "minute"
-    span = timedelta(minutes=rng.randrange(1, {"minute": 350, "hour": 5000}.get(granularity, 100_000)))
-    night = datetime.fromisoformat(rng.choice(NIGHTS))
-    middle = night if rng.random() < 0.5 else FIRST + (NOW - FIRST) * rng.random()
-    start = middle - span * rng.random()
-    asked: dict[str, Any] = {
-        "start": start.isoformat(),
-        "end": (start + span).isoformat(),
-        "granularity": granularity,
-    }
-    if zone != "UTC" or rng.random() < 0.1:
-        asked["timeZone"] = zone
-    groups = [name for name in ("org", "model") if rng.random() < 0.5 and (platform or name == "model")]
-    name = MEMBERS.get(dimension or "", dimension)
-    if dimension is not None and rng.random() < 0.7:
-        groups.append(dimension)
-    if rng.random() < 0.9:
-        asked["groupBy"] = ",".join(groups) or "none"
-    if dimension is not None and (dimension not in groups or rng.random() < 0.3 or "groupBy" not in asked):
-        values = {"client": CLIENTS, "actor": ("user-1", "user-2", "user-3", "nobody"), "apiKey": ("key-1",)}
-        known = values.get(dimension, (*REGIONS, "openai", "anthropic"))
-        asked[str(name)] = rng.sample(known, rng.randrange(1, min(4, len(known)) + 1))
-    if rng.random() < 0.3:
-        asked["modelId"] = rng.sample((*MODELS, "nobody's"), rng.randrange(1, 4))
-    if platform and rng.random() < 0.3:
-        asked["orgId"] = rng.sample([org(number) for number in range(ORGS)], rng.randrange(1, ORGS + 1))
-    if rng.random() < 0.4:
-        asked["top"] = str(rng.choice((1, 2, 3, 10, 100)))
-        asked["orderBy"] = rng.choice(
-            ("costEstimateCents", "invocations", "errors", "inputTokens", "outputTokens")
-        )
-    if rng.random() < 0.3:
-        asked["compare"] = "previous"
-    return asked
+def publish(owner: connection, events: list[Event]) -> None:
+    for at in range(0, len(events), 300):
+        insert_batch(owner, events[at : at + 300], NOW)
 
 
-class Asker:
-    """Asks the gateway and the oracle the same."""
-
-    def __init__(self, gateway: Gateway, events: list[Event]) -> None:
-        self._gateway = gateway
-        self._events = events
-
-    def ask(self, what: str, asked: Mapping[str, Any], org_id: str | None) -> tuple[Any, Answer, Question]:
-        """Return the gateway's answer and the oracle's."""
-        question = Question(asked, org_id)
-        dimension = question.dimension or next(
-            (name for name, member in MEMBERS.items() if member in question.filters), None
-        )
-        answer = Answer(question, self._events, keeps_hours=dimension not in DAYS_ONLY)
-        got = read(self.get(what, asked, org_id))
-        return got, answer, question
-
-    def get(self, what: str, asked: Mapping[str, Any], org_id: str | None, **headers: str) -> Any:
-        path = f"/{what}" if org_id is None else f"/orgs/{org_id}/{what}"
-        query = urlencode(asked, doseq=True)
-        answer = self._gateway.call("GET", PREFIX + path, ADMIN, query=query, headers=headers)
-        assert answer.status_code == 200, (query, answer.text)
-        return answer
+def roll_up(worker: Database) -> None:
+    rollups = Rollups(worker, RollupMetrics(CollectorRegistry()))
+    while rollups.add_waiting():
+        pass
 
 
-def key_of(point: Mapping[str, Any], question: Question) -> Key:
-    dimension = question.dimension
-    value = None if dimension is None else point[MEMBERS.get(dimension, dimension)]
-    return (
-        point["bucketStart"],
-        point["orgId"] if question.by_org else None,
-        point["modelId"] if question.by_model else None,
-        value,
-        point.get("other", False),
-    )
-
-
-def assert_usage(got: Mapping[str, Any], sums: Sums, where: object) -> None:
-    wanted = sums.usage()
-    assert {name: got[name] for name in wanted} == wanted, where
-
-
-def assert_reliability(got: Mapping[str, Any], sums: Sums, where: object, *, codes: bool) -> None:
-    wanted = sums.reliability()
-    for name in ("invocations", "errors", "errorsByStatus"):
-        assert got[name] == wanted[name], (where, name)
-    assert got["errorCodes"] == (wanted["errorCodes"] if codes else None), where
-    for name in ("errorRate", "outputTokensPerSecond"):
-        exact = wanted[name]
-        assert got[name] == exact if exact is None else float(got[name]) == exact, (where, name)
-    for name in ("latencyMs", "timeToFirstTokenMs"):
-        for percent, value in got[name].items():
-            exact = wanted[name][percent]
-            if exact is None:
-                assert value is None, (where, name)
-            else:
-                assert abs(value - exact) * 100 <= exact, (where, name, percent, value, exact)
+@pytest.fixture(scope="module")
+def settled(stack: LocalStack) -> Iterator[Asker]:
+    """Events that are all rolled up, shared by the tests that only ask."""
+    name = new_name("_")
+    url = stack.create_database(name, TEMPLATE)
+    urls = stack.process_urls(url)
+    events = some_events()
+    with (
+        closing(Database(urls["ROLLUP_WORKER_DATABASE_URL"], application_name="rollups")) as worker,
+        closing(connect(url)) as owner,
+    ):
+        keep_dimensions(worker, KEPT)
+        publish(owner, events)
+        roll_up(worker)
+    servers = {"REDIS_URL": redis_database(stack.settings["REDIS_URL"])}
+    yield Asker(Gateway(stack.settings | urls | servers, clock=lambda: NOW), events)
+    stack.drop_database(name)
 
 
 @pytest.fixture
@@ -201,94 +87,151 @@ def worker(database: TestDatabase) -> Iterator[Database]:
     opened.close()
 
 
-def roll_up(worker: Database) -> None:
-    rollups = Rollups(worker, RollupMetrics(CollectorRegistry()))
-    while rollups.add_waiting():
-        pass
-
-
 @pytest.fixture
 def asker(environ: dict[str, str], owner: connection, worker: Database) -> Asker:
-    rng = random.Random(20261120)
-    events = [an_event(rng) for _ in range(800)]
+    """Events of the test's own, all rolled up."""
+    events = some_events()
     keep_dimensions(worker, KEPT)
-    for at in range(0, len(events), 300):
-        insert_batch(owner, events[at : at + 300], NOW)
+    publish(owner, events)
     roll_up(worker)
-    with owner.cursor() as cur:  # nothing was before
-        cur.execute("UPDATE analytics.rollup_dimensions SET complete_since = NULL")
     return Asker(Gateway(environ, clock=lambda: NOW), events)
 
 
-def check_one(asker: Asker, rng: random.Random, what: str) -> int:
-    """Ask one question in JSON and in CSV; return how many points it had."""
-    platform = rng.random() < 0.25
-    org_id = None if platform else org(rng.randrange(ORGS))
-    asked = a_question(rng, platform=platform, reliability=what == "reliability")
-    got, answer, question = asker.ask(what, asked, org_id)
-    assert (got["start"], got["end"]) == (shown(answer.start, question), shown(answer.end, question)), asked
-    points = {key_of(point, question): point for point in got["series"]}
-    assert len(points) == len(got["series"]), asked
-    assert points.keys() == answer.points.keys(), asked
-    codes = question.dimension is None and not (question.filters.keys() - {"modelId", "orgId"})
-    check: Callable[..., None] = assert_usage
-    options = {}
-    if what == "reliability":
-        check, options = assert_reliability, {"codes": codes}
-    for key, sums in answer.points.items():
-        check(points[key], sums, (asked, key), **options)
-    check(got["totals"], answer.totals, (asked, "totals"), **options)
-    if question.compare:
-        begin, sums = answer.before
-        before = got["previous"]
-        assert (before["start"], before["end"]) == (shown(begin, question), got["start"]), asked
-        check(before["totals"], sums, (asked, "previous"), **options)
-    check_csv(asker.get(what, asked, org_id, Accept="text/csv"), got["series"], asked)
-    return len(points)
-
-
-def check_csv(answer: Any, series: list[dict[str, Any]], asked: Any) -> None:
-    lines = list(csv.DictReader(io.StringIO(answer.content.decode(), newline="")))
-    assert len(lines) == len(series), asked
-    for line, point in zip(lines, series, strict=True):
-        assert line["bucket_start"] == point["bucketStart"]
-        for column, name in (("invocations", "invocations"), ("cost_estimate_cents", "costEstimateCents")):
-            if name in point and column in line:
-                assert Decimal(line[column]) == point[name], asked
-        if "modelId" in point:
-            model = point["modelId"] or ""
-            assert line["model_id"] == (f"'{model}" if model.startswith("=") else model)
-
-
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("what", ["usage", "reliability"])
+@pytest.mark.parametrize("what", WHAT)
 @pytest.mark.parametrize("seed", range(2))
-def test_the_service_agrees_with_the_oracle(asker: Asker, what: str, seed: int) -> None:
-    rng = random.Random(f"{what} {seed}")
-    points = sum(check_one(asker, rng, what) for _ in range(8))
-    assert points > 20
+def test_the_service_agrees_with_the_oracle(settled: Asker, what: str, seed: int) -> None:
+    assert settled.check_some(random.Random(f"{what} {seed}"), what, 25) > 100
 
 
-@pytest.mark.timeout(600)
+def test_a_filter_gives_the_row_of_its_group(settled: Asker) -> None:
+    window = {"start": (NOW - 40 * DAY).isoformat(), "end": NOW.isoformat(), "granularity": "total"}
+    for dimension in (*MEMBERS, "metadata.region"):
+        member = MEMBERS.get(dimension, dimension)
+        for what in WHAT:
+            grouped = settled.ask(what, window | {"groupBy": dimension}, org(0))["series"]
+            for point in grouped[:4]:
+                if point[member] is not None:
+                    asked = window | {"groupBy": "none", member: point[member]}
+                    one = settled.ask(what, asked, org(0))
+                    assert one["series"] == [{name: point[name] for name in point if name != member}]
+
+
+def test_top_and_all_others_are_what_there_is_without_top(settled: Asker) -> None:
+    rng = random.Random("top")
+    for what in WHAT:
+        for _ in range(6):
+            asked = a_question(rng, platform=False, reliability=what == "reliability")
+            asked = {"groupBy": "model"} | {name: asked[name] for name in asked if name != "compare"}
+            if asked["groupBy"] == "none":
+                continue
+            everything = settled.ask(what, {name: asked[name] for name in asked if name != "top"}, org(0))
+            top = settled.ask(what, asked | {"top": "2"}, org(0))
+            assert top["totals"] == everything["totals"], asked
+            assert calls_by_bucket(top) == calls_by_bucket(everything), asked
+            largest = [point for point in top["series"] if "other" not in point]
+            assert all(point in everything["series"] for point in largest), asked
+
+
+def calls_by_bucket(answer: Any) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for point in answer["series"]:
+        found[point["bucketStart"]] += point["invocations"]
+    return found
+
+
+def test_a_time_zone_moves_boundaries_and_nothing_else(settled: Asker) -> None:
+    """The same hours have the same totals, by whatever days of whatever zone they are told."""
+    asked = {"start": (NOW - 60 * DAY).isoformat(), "end": NOW.isoformat(), "groupBy": "none"}
+    for what in WHAT:
+        for zone in sorted(set(ZONES) - PART_HOUR_ZONES):
+            local = settled.ask(what, asked | {"timeZone": zone}, org(0))
+            same = {"start": local["start"], "end": local["end"], "granularity": "total"}
+            assert settled.ask(what, asked | same, org(0))["totals"] == local["totals"], zone
+
+
+def test_they_agree_after_a_worker_was_killed_while_it_added_and_another_took_over(
+    environ: dict[str, str], owner: connection, database: TestDatabase, tmp_path: Path
+) -> None:
+    events = some_events()
+    asker = Asker(Gateway(environ, clock=lambda: NOW), events[:300])
+    wanted = ",".join(each.name if each.keeps_hours else f"{each.name}:day" for each in KEPT)
+    rng = random.Random("killed")
+    with (
+        closing(Fleet(environ | {"ROLLUP_DIMENSIONS": wanted}, tmp_path)) as fleet,
+        closing(connect(database.owner_url)) as holder,
+    ):
+        killed = fleet.start("rollup_worker").wait_ready()
+        publish(owner, events[:300])
+        wait_until(lambda: pending(owner) == 0, seconds=60, what="the first batch")
+        # Freshness is noted after everything was added and before the batches are marked.
+        holder.autocommit = False
+        with holder.cursor() as cur:
+            cur.execute("SELECT FROM analytics.model_freshness FOR UPDATE")
+        publish(owner, events[300:])
+        wait_until(lambda: adds(owner), seconds=60, what="a worker in the middle of adding")
+        killed.kill()
+        for what in WHAT:
+            asker.check_some(rng, what, 5)
+        holder.rollback()
+        fleet.start("rollup_worker")
+        wait_until(lambda: pending(owner) == 0, seconds=60, what="the other worker")
+    asker.events = events
+    for what in WHAT:
+        asker.check_some(rng, what, 15)
+
+
+def pending(owner: connection) -> int:
+    with owner.cursor() as cur:
+        cur.execute("SELECT count(*) FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL")
+        [(count,)] = cur.fetchall()
+    return int(count)
+
+
+def adds(owner: connection) -> bool:
+    with owner.cursor() as cur:
+        cur.execute(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'rollup_worker rollups' AND wait_event_type = 'Lock')"
+        )
+        return cur.fetchall() == [(True,)]
+
+
 def test_they_agree_after_rebuild_after_backfill_and_while_hours_go_to_their_days(
     asker: Asker, worker: Database
 ) -> None:
     rng = random.Random("remade")
-    days = Days(worker)
-    days.add_past_hours(Stop())
-    check_one(asker, rng, "usage")
-    today = bucket_start(NOW, "day")
-    rebuild(worker, Window(today - timedelta(days=80), today + timedelta(days=2)), lambda _: None)
-    for what in ("usage", "reliability"):
-        check_one(asker, rng, what)
+    Days(worker).add_past_hours(Stop())
+    asker.check_some(rng, "usage", 3)
+    for first, last in ((35, 25), (3, -2)):
+        rebuild(worker, Window(TODAY - first * DAY, TODAY - last * DAY), lambda _: None)
+    for what in WHAT:
+        asker.check_some(rng, what, 8)
     drop_dimension(worker, "client")
     keep_dimensions(worker, KEPT)
-    asked = {"start": (NOW - timedelta(days=70)).isoformat(), "end": NOW.isoformat(), "groupBy": "client"}
-    got, _, _ = asker.ask("usage", asked, org(0))
-    assert got["completeSince"]
+    asked = {"start": (NOW - 75 * DAY).isoformat(), "end": (NOW + 2 * DAY).isoformat(), "groupBy": "client"}
+    for what in WHAT:
+        assert asker.ask(what, asked, org(0))["completeSince"]
     backfill(worker, "client", None, lambda _: None)
-    got, answer, question = asker.ask("usage", asked, org(0))
-    assert "completeSince" not in got
-    assert {key_of(point, question) for point in got["series"]} == answer.points.keys()
-    for point in got["series"]:
-        assert_usage(point, answer.points[key_of(point, question)], point)
+    for what in WHAT:
+        for number in range(ORGS):
+            asker.check(what, asked, org(number))
+        asker.check(what, asked | {"timeZone": "Asia/Kolkata", "top": "3"}, None)
+
+
+def test_what_retention_left_agrees_and_what_is_gone_is_said(
+    asker: Asker, worker: Database, database: TestDatabase, owner: connection
+) -> None:
+    rng = random.Random("retention")
+    environ = {
+        "DATABASE_URL": database.rollup_worker_url,
+        "EVENT_RETENTION": "20d",
+        "ROLLUP_RETENTION": "40d",
+    }
+    settings = load(RollupWorkerSettings, environ)
+    Upkeep(worker, settings, RollupMetrics(CollectorRegistry()), clock=lambda: NOW).run(Stop())
+    asker.rollups_since, asker.events_since = TODAY - 40 * DAY, TODAY - 20 * DAY
+    # One comes so late that its day is gone: it is no sum of a day that has no other.
+    insert_batch(owner, [an_event(rng) | {"occurredAt": f"{TODAY - 45 * DAY:%Y-%m-%d}T12:00:00Z"}], NOW)
+    roll_up(worker)
+    for what in WHAT:
+        asker.check_some(rng, what, 30)

@@ -17,7 +17,10 @@ Key = tuple[str, str | None, str | None, str | None, bool]
 """bucketStart, organisation, model, value of the dimension, and whether it is all that is not in the top."""
 
 EXACT = Context(prec=500)
-QUARTER = timedelta(minutes=15)
+DAY, HOUR, QUARTER = timedelta(days=1), timedelta(hours=1), timedelta(minutes=15)
+MAX_TAG = 200
+"""Characters of a value of metadata that are told apart."""
+
 MEMBERS = {
     "client": "clientId",
     "actor": "actorId",
@@ -55,7 +58,7 @@ class Question:
             self.top = None
         self.order_by = str(given.get("orderBy", "costEstimateCents"))
         self.filters = {
-            name: value if isinstance(value, list) else [value]
+            name: [text[:MAX_TAG] for text in (value if isinstance(value, list) else [value])]
             for name, value in given.items()
             if name in {"modelId", "orgId", *MEMBERS.values()} or name.startswith("metadata.")
         }
@@ -63,16 +66,17 @@ class Question:
 
 
 def field(event: Event, name: str) -> Any:
-    """Return an event's field, or a value of its metadata."""
+    """Return an event's field, or the first 200 characters of a value of its metadata."""
     if name.startswith("metadata."):
-        return (event.get("metadata") or {}).get(name.removeprefix("metadata."))
+        value = (event.get("metadata") or {}).get(name.removeprefix("metadata."))
+        return None if value is None else value[:MAX_TAG]
     return event.get(name)
 
 
 @cache
 def bucket_of(at: datetime, granularity: str, zone: ZoneInfo) -> datetime:
-    """Return the begin of the bucket that holds an instant: back by quarter hours while the clock on the wall
-    says that it is the same hour, day, week or month.
+    """Return the begin of the bucket that holds an instant: back while the clock on the wall says that it is the
+    same hour, day, week or month. By days first and by quarter hours last, since a bucket has no gaps.
     """
     at = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
     if granularity in {"hour", "total"}:
@@ -81,8 +85,9 @@ def bucket_of(at: datetime, granularity: str, zone: ZoneInfo) -> datetime:
         return at
     name = _NAMES[granularity]
     here = name(at.astimezone(zone))
-    while name((at - QUARTER).astimezone(zone)) == here:
-        at -= QUARTER
+    for step in (DAY, HOUR, QUARTER):
+        while name((at - step).astimezone(zone)) == here:
+            at -= step
     return at
 
 
@@ -107,10 +112,11 @@ def end_of(at: datetime, granularity: str, zone: ZoneInfo) -> datetime:
     here = start_of(at, granularity, zone)
     if here == at:
         return at
-    found = here + step
-    while start_of(found, granularity, zone) == here:
-        found += step
-    return found
+    found = here
+    for jump in (DAY, HOUR, step):
+        while start_of(found + jump, granularity, zone) == here:
+            found += jump
+    return found + step
 
 
 def shown(at: datetime, question: Question) -> str:
