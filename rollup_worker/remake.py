@@ -58,10 +58,9 @@ def make_day(
     if org_id is None:
         with database.transaction() as cur:
             for dimension in before:
-                cur.execute(
-                    _SQL["lower_complete_since"],
-                    {"name": dimension.name, "holes": dimension.holes, "day": day, "next_day": day + _DAY},
-                )
+                parameters = {"name": dimension.name, "day": day, "next_day": day + _DAY}
+                cur.execute(_SQL["lower_complete_since"], parameters | {"holes": dimension.holes})
+                cur.execute(_SQL["lower_kept_since"], parameters)
     return made
 
 

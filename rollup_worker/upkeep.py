@@ -15,7 +15,7 @@ from rollup_worker.dimensions import list_dimensions
 from shared.buckets import bucket_start
 from shared.clock import Clock
 from shared.metrics import RollupMetrics
-from shared.postgres import Database
+from shared.postgres import Cursor, Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings
 from shared.statements import load_statements, with_tables
@@ -34,6 +34,8 @@ class _Pruning:
     cutoff: datetime
     table: str | None = None
     """Which part of the rollups; then the statement returns the days of what it removed."""
+    dimension: str | None = None
+    """Whose rollups before the cutoff are gone when this begins."""
     recorded: bool = False
 
 
@@ -116,7 +118,13 @@ class Upkeep:
                     cutoff = max(oldest, bucket_start(now - dimension.hours_kept, "day"))
                 if grain == 60 and dimension.days_until:
                     cutoff = min(cutoff, dimension.days_until)  # what its days do not hold yet stays
-                yield _Pruning("prune_rollups", cutoff, table, recorded=not dimension.groupable)
+                yield _Pruning(
+                    "prune_rollups",
+                    cutoff,
+                    table,
+                    dimension=dimension.name if cutoff <= oldest else None,
+                    recorded=not dimension.groupable,
+                )
 
     def _prune(self, pruning: _Pruning, stop: Stop) -> None:
         """Remove rows in small steps until none are left or another worker is at it."""
@@ -136,9 +144,8 @@ class Upkeep:
                     statement = with_tables(statement, table=pruning.table)
                 cur.execute(statement, {"cutoff": pruning.cutoff, "max_rows": _MAX_ROWS})
                 step = cur.rowcount
-                if step and pruning.recorded:
-                    days = sorted({day for (day,) in cur.fetchall()})
-                    cur.execute(_SQL["record_dropped_rollups"], {"days": days})
+                if step:
+                    _record(cur, pruning)
             removed += step
             if pruning.statement == "prune_keys":
                 self._metrics.pruned_keys.inc(step)
@@ -147,3 +154,12 @@ class Upkeep:
             stop.wait(0.05)
         if removed:
             _log.info("old rows removed", statement=pruning.statement, table=pruning.table, rows=removed)
+
+
+def _record(cur: Cursor, pruning: _Pruning) -> None:
+    """Record what a step removed, in its transaction."""
+    if pruning.recorded:
+        days = sorted({day for (day,) in cur.fetchall()})
+        cur.execute(_SQL["record_dropped_rollups"], {"days": days})
+    if pruning.dimension is not None:
+        cur.execute(_SQL["note_kept_since"], {"name": pruning.dimension, "cutoff": pruning.cutoff})

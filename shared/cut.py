@@ -32,6 +32,9 @@ COLUMNS = {
 METADATA = "metadata."
 _METADATA_NAME = re.compile(r"metadata\.[A-Za-z0-9_.-]{1,64}")
 
+MAX_TAG_LENGTH = 200
+"""Characters of a value of metadata that rollups keep; longer ones that begin alike are one group."""
+
 ORDERS = ("costEstimateCents", "invocations", "errors", "inputTokens", "outputTokens")
 """What the largest groups may be the largest by; the first unless told."""
 

@@ -41,12 +41,13 @@ class Kept:
     hours_kept: timedelta | None
     complete_since: datetime | None
     days_until: datetime | None
+    kept_since: datetime | None
 
 
 def read_kept(cur: Cursor) -> dict[str, Kept]:
     """Return what the rollups keep, by name, and make the transaction one that reads cuts."""
     cur.execute(_SQL["kept"])
-    return {row[0]: Kept(*row[:6]) for row in cur.fetchall()}
+    return {row[0]: Kept(*row[:7]) for row in cur.fetchall()}
 
 
 class DimensionNotKept(NotKept):
@@ -97,6 +98,13 @@ class Plan:
         return [local_text(at, self.cut.tz) for at in self.bounds[:-1]]
 
     @property
+    def kept_since(self) -> datetime:
+        """Since when retention has left the rollups that are read; of earlier ones none is read."""
+        names = {self.cut.dimension, "", ERROR_CODE}
+        found = [each.kept_since for each in self.kept.values() if each.name in names and each.kept_since]
+        return max(found, default=_LONG_AGO)
+
+    @property
     def oldest_event(self) -> datetime | None:
         """The begin of what is read from raw events, None where sums are enough."""
         found = [piece.low for pieces in self._pieces.values() for piece in pieces if piece.grain == RAW]
@@ -123,6 +131,7 @@ class Plan:
             and cut.org_ids is not None
             and len(cut.org_ids) == 1
             and self.kept[""].days_until is None
+            and self.start >= self.kept_since
         )
 
     def plain(self) -> dict[str, Any]:
@@ -245,8 +254,10 @@ class Plan:
             ]
         days = self.cut.granularity != "hour"
         found: list[Piece] = []
+        since = self.kept_since
         for piece in pieces(self.bounds, days=days, hours=kept.keeps_hours):
-            found += _as_kept(piece, kept)
+            if piece.high > since:
+                found += _as_kept(replace(piece, low=max(piece.low, since)), kept)
         self._check_hours(found, kept)
         return found
 

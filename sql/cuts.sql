@@ -65,7 +65,7 @@ stored AS (
                    WHEN '' THEN '' WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
                    WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
                    WHEN 'errorCode' THEN CASE WHEN status <> 'success' THEN error_code END
-                   ELSE metadata ->> substr(%(dimension)s, length('metadata.') + 1) END COLLATE "C" AS value
+                   ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END COLLATE "C" AS value
         FROM analytics.usage_events
         WHERE org_id = ANY (%(org_ids)s::uuid[]) AND occurred_at >= piece.low AND occurred_at < piece.high
           AND occurred_at >= %(raw_from)s::timestamptz AND occurred_at < %(raw_to)s::timestamptz
@@ -112,10 +112,10 @@ ten_largest AS (
 
 -- name: kept
 -- What is kept, '' being models alone: whether it may be asked for, whether hours are kept and for how long, since
--- when it is complete, and until when its days hold its hours.
+-- when it is complete, until when its days hold its hours, and since when retention has left them.
 -- Groups are hashed in this transaction: how many rows there are depends on pieces that the planner cannot weigh.
-SELECT name, groupable, keeps_hours, hours_kept, complete_since, days_until, set_config('enable_sort', 'off', true),
-       set_config('cursor_tuple_fraction', '1', true), set_config('work_mem', '16MB', true)
+SELECT name, groupable, keeps_hours, hours_kept, complete_since, days_until, kept_since,
+       set_config('enable_sort', 'off', true), set_config('cursor_tuple_fraction', '1', true), set_config('work_mem', '16MB', true)
 FROM analytics.rollup_dimensions
 ORDER BY name;
 

@@ -42,6 +42,11 @@ SET complete_since = CASE WHEN EXISTS (SELECT FROM analytics.daily_rollups WHERE
                           THEN %(day)s::timestamptz END
 WHERE name = %(name)s AND holes = %(holes)s AND complete_since > %(day)s AND complete_since <= %(next_day)s;
 
+-- name: lower_kept_since
+-- A dimension's rollups are kept since the start of a day that was made again, if they were from the day's end.
+UPDATE analytics.rollup_dimensions SET kept_since = %(day)s
+WHERE name = %(name)s AND kept_since > %(day)s AND kept_since <= %(next_day)s;
+
 -- name: orgs_of_day
 -- Organisations that have rollups of a UTC day, or events at all, and how many events the day's rollups show.
 SELECT org_id::text, coalesce(sum(invocations), 0)::bigint

@@ -36,6 +36,11 @@ RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
 DELETE FROM analytics.model_freshness WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM analytics.model_freshness WHERE last_event_at < %(cutoff)s LIMIT %(max_rows)s));
 
+-- name: note_kept_since
+-- Notes that a dimension's rollups of buckets before the cutoff go, in the transaction that removes the first.
+UPDATE analytics.rollup_dimensions SET kept_since = %(cutoff)s
+WHERE name = %(name)s AND (kept_since IS NULL OR kept_since < %(cutoff)s);
+
 -- name: record_dropped_rollups
 -- Records days of which rollups were dropped, in the transaction that drops them.
 INSERT INTO analytics.dropped_days (day, what) SELECT DISTINCT day, 'rollups' FROM unnest(%(days)s::date[]) AS day

@@ -6,7 +6,17 @@ from zoneinfo import ZoneInfo
 
 from gateway.http.params import Params
 from gateway.http.problems import Fault, Problem
-from shared.cut import MAX_WINDOWS, MEMBERS, METADATA, ORDERS, Cut, groups, is_dimension, member
+from shared.cut import (
+    MAX_TAG_LENGTH,
+    MAX_WINDOWS,
+    MEMBERS,
+    METADATA,
+    ORDERS,
+    Cut,
+    groups,
+    is_dimension,
+    member,
+)
 from shared.cut_plan import DimensionNotKept, Kept, Plan
 from shared.pieces import NotKept
 from shared.usage_event.text import org_id_text
@@ -19,7 +29,7 @@ MAX_TOP = 100
 PLATFORM_TOP = 50
 """Of a question about all organisations, unless told."""
 
-_MAX_PARAMETERS = 2 * MAX_VALUES + 20
+_MAX_PARAMETERS = 3 * MAX_VALUES + 20
 _DIMENSION_OF = {name: dimension for dimension, name in MEMBERS.items()}
 
 
@@ -113,7 +123,7 @@ class CutParams:
                 self.params.fault(name, f"cannot stand beside groupBy={grouped}: one dimension at a time")
             else:
                 found = dimension
-            is_tag = name == dimension  # a tag may be empty, or long
+            is_tag = name.startswith(METADATA)  # it may be empty, or longer than what is kept of it
             values = self.params.texts(
                 name,
                 max_length=16_384 if is_tag else 200,
@@ -121,7 +131,7 @@ class CutParams:
                 min_length=0 if is_tag else 1,
             )
             if found == dimension:
-                kept = values
+                kept = _as_kept(values) if is_tag else values
         return (found, kept) if found is not None else (None, None)
 
     def _org_ids(self) -> tuple[str, ...] | None:
@@ -131,6 +141,10 @@ class CutParams:
         except ValueError:
             self.params.fault("orgId", "must be UUIDs of 36 characters with hyphens, and not the nil UUID")
             return None
+
+
+def _as_kept(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(dict.fromkeys(value[:MAX_TAG_LENGTH] for value in values))
 
 
 def plan_of(cut: Cut, kept: Mapping[str, Kept], now: datetime) -> Plan:

@@ -18,6 +18,7 @@ from shared.cut_plan import Group, Kept, Plan, Read, read_kept
 from shared.postgres import Cursor
 from shared.statements import load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows
+from shared.zones import previous
 
 MAX_POINTS = 200_000
 """Points of a series in one answer."""
@@ -43,8 +44,16 @@ class Reading:
         self._winners = self._largest() if cut.top is not None else None
 
     def complete_since(self) -> datetime | None:
-        """Return since when the cut's dimension is complete, None when it is."""
-        return self.plan.kept[self.plan.cut.dimension].complete_since if self.plan.cut.dimension else None
+        """Return since when the cut's dimension is complete and rollups are kept, None when all is there.
+
+        Of rollups that retention removed this tells only where the answer reaches back to them.
+        """
+        cut, plan = self.plan.cut, self.plan
+        found = [plan.kept[cut.dimension].complete_since] if cut.dimension else []
+        begin = previous(plan.start, plan.end, cut.tz) if cut.compare else plan.start
+        if begin < plan.kept_since and cut.granularity != "minute":
+            found.append(plan.kept_since)
+        return max(filter(None, found), default=None)
 
     def usage(self, plan: Plan | None = None) -> Iterator[Row]:
         """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many, and

@@ -16,6 +16,7 @@ from deploy.local.traffic import Event, Router
 from rollup_worker import upkeep as upkeep_module
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import DAYS_AHEAD, Upkeep
+from rollup_worker.verify import Window, rebuild
 from shared.buckets import bucket_start
 from shared.errors import DatabaseBusy
 from shared.metrics import RollupMetrics
@@ -266,6 +267,27 @@ def test_rollups_and_error_codes_go_after_their_retention_in_whole_days(
     for table in ("hourly_rollups", "daily_rollups", "hourly_error_codes", "daily_error_codes"):
         days = rows(owner, f"SELECT DISTINCT date_trunc('day', bucket_start, 'UTC') FROM analytics.{table}")
         assert sorted(days) == [(TODAY - 20 * DAY,), (TODAY - DAY,)], table
+
+
+def test_since_when_rollups_are_kept_is_noted_and_a_rebuild_goes_back_behind_it(
+    owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
+) -> None:
+    for day in (22, 21, 20):
+        insert_batch(owner, events_of_day(TODAY - day * DAY, seed=day))
+    roll_up(database)
+    run_upkeep(ROLLUP_RETENTION="30d")
+    assert kept_since(owner) == {None}
+    run_upkeep(ROLLUP_RETENTION="20d")
+    assert kept_since(owner) == {TODAY - 20 * DAY}
+    own = Database(database.rollup_worker_url, application_name="rebuild")
+    for day, since in ((22, 20), (21, 21), (22, 22)):  # a day that is apart from what is kept stays unseen
+        rebuild(own, Window(TODAY - day * DAY, TODAY - (day - 1) * DAY), lambda _: None)
+        assert kept_since(owner) == {TODAY - since * DAY}
+    own.close()
+
+
+def kept_since(owner: connection) -> set[datetime | None]:
+    return {since for (since,) in rows(owner, "SELECT kept_since FROM analytics.rollup_dimensions")}
 
 
 def test_models_silent_for_longer_than_the_rollups_are_kept_are_forgotten(

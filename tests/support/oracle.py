@@ -75,8 +75,8 @@ def field(event: Event, name: str) -> Any:
 
 @cache
 def bucket_of(at: datetime, granularity: str, zone: ZoneInfo) -> datetime:
-    """Return the begin of the bucket that holds an instant: back while the clock on the wall says that it is the
-    same hour, day, week or month. By days first and by quarter hours last, since a bucket has no gaps.
+    """Return the begin of the bucket that holds an instant: back while the clock on the wall says that it is
+    the same hour, day, week or month. By days first and by quarter hours last, since a bucket has no gaps.
     """
     at = at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0)
     if granularity in {"hour", "total"}:

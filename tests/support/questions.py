@@ -30,6 +30,15 @@ NOW = datetime.now(UTC)
 FIRST = NOW - timedelta(days=70)
 DAYS_ONLY = {"actor"}
 KEPT = tuple(KeptDimension(name, keeps_hours=name not in DAYS_ONLY) for name in (*MEMBERS, "metadata.region"))
+# Those that are asked for, some of them of no event.
+VALUES: dict[str, tuple[str, ...]] = {
+    "client": CLIENTS,
+    "actor": ("user-1", "user-2", "user-3", "nobody"),
+    "apiKey": ("key-1", "key-9"),
+    "provider": ("openai", "anthropic", "nobody"),
+    "operation": ("chat",),
+    "metadata.region": REGIONS,
+}
 GRANULARITIES = ("hour", "day", "week", "month", "total")
 
 
@@ -100,8 +109,7 @@ def a_question(rng: random.Random, *, platform: bool, reliability: bool) -> dict
     if rng.random() < 0.9:
         asked["groupBy"] = ",".join(groups) or "none"
     if dimension is not None and (dimension not in groups or rng.random() < 0.3 or "groupBy" not in asked):
-        values = {"client": CLIENTS, "actor": ("user-1", "user-2", "user-3", "nobody"), "apiKey": ("key-1",)}
-        known = values.get(dimension, (*REGIONS, "openai", "anthropic"))
+        known = VALUES[dimension]
         asked[str(name)] = rng.sample(known, rng.randrange(1, min(4, len(known)) + 1))
     if rng.random() < 0.3:
         asked["modelId"] = rng.sample((*MODELS, "nobody's"), rng.randrange(1, 4))
