@@ -3,15 +3,13 @@
 Numbers are the same digits in both.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from gateway.cuts.histograms import NAMES
 from gateway.cuts.outcomes import Outcomes, OutcomesPoint
 from gateway.http.answers import encode
-from shared.csv_text import harmless
+from shared.csv_text import CsvLines, spreadsheet_text
 from shared.cut import column, member
 from shared.cut_plan import Plan
 from shared.usage_sums import SUMS, UsagePoint, texts
@@ -70,7 +68,7 @@ class Keys:
     def cells(self, point: UsagePoint | OutcomesPoint) -> list[str]:
         """Return the point's cells before its figures; what has no value is an empty one."""
         group = point[2:5]
-        cells = [self._buckets[point.bucket], *(harmless(group[at] or "") for at in self._at)]
+        cells = [self._buckets[point.bucket], *(spreadsheet_text(group[at] or "") for at in self._at)]
         return [*cells, "true" if point.other else "false"] if self._fold else cells
 
     def _text(self, value: str | None) -> str:
@@ -135,7 +133,7 @@ def outcomes_cells(outcomes: Outcomes, codes: Codes | None, percentile: str | No
     values = [outcomes.invocations, outcomes.errors, outcomes.error_rate, *latency.values()]
     values += outcomes.by_status
     cells = ["" if value is None else json_text(value) for value in values]
-    cells.append(harmless(" ".join(f"{code['errorCode']}:{code['count']}" for code in codes or ())))
+    cells.append(spreadsheet_text(" ".join(f"{code['errorCode']}:{code['count']}" for code in codes or ())))
     rest: list[Any] = [*first.values(), outcomes.output_tokens_per_second]
     rest += [_one(outcomes, percentile)] if percentile else []
     return [*cells, *("" if value is None else json_text(value) for value in rest)]
@@ -155,18 +153,13 @@ def json_answer(
 
 def csv_answer(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[bytes]:
     """Yield CSV with a header line."""
-    buffer = io.StringIO(newline="")
-    plain = csv.writer(buffer, lineterminator="\n")
-    # csv sees no need to quote a carriage return when lines end without one; readers do.
-    quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    plain.writerow(columns)
+    csv = CsvLines()
+    csv.add(columns)
     for chunk in _chunks(lines):
         for cells in chunk:
-            (quoting if any("\r" in cell for cell in cells) else plain).writerow(cells)
-        yield buffer.getvalue().encode()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue().encode()
+            csv.add(cells)
+        yield csv.take()
+    yield csv.take()  # the header, where there is no line
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:

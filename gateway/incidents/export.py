@@ -1,7 +1,5 @@
 """The raw events of a window as CSV: from one snapshot, in the order they occurred, in bounded memory."""
 
-import csv
-import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from shared.csv_text import CsvLines
 from shared.postgres import Cursor, Database, Pool
 from shared.statements import load_statements
 from shared.usage_event.schema import STATUSES
@@ -24,8 +23,6 @@ MAX_ROWS = 1_000_000
 _CONNECTIONS = 2
 _WAIT_SECONDS = 2.0
 _LIMIT_SECONDS = 900.0
-
-_TEXT_COLUMNS = (4, 5, 10)  # those whose texts producers choose; metadata starts with a brace
 
 _SQL = load_statements("incidents.sql")
 
@@ -59,22 +56,16 @@ class Incident:
         self._resources = resources
 
     def __iter__(self) -> Iterator[bytes]:
-        buffer = io.StringIO(newline="")
-        plain = csv.writer(buffer, lineterminator="\n")
-        # csv sees no need to quote a carriage return when lines end without one; readers do.
-        quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        plain.writerow(COLUMNS)
+        csv = CsvLines()
+        csv.add(COLUMNS)
         while True:
             self._cur.execute(_SQL["fetch"])
             rows = self._cur.fetchall()
             for row in rows:
-                writer = quoting if any("\r" in (row[at] or "") for at in _TEXT_COLUMNS) else plain
-                writer.writerow(row)
-            yield buffer.getvalue().encode()
+                csv.add(row)
+            yield csv.take()
             if not rows:
                 return
-            buffer.seek(0)
-            buffer.truncate()
 
     def closes_also(self, held: ExitStack) -> None:
         """Let go of something else when this is closed."""
