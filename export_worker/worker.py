@@ -15,7 +15,7 @@ from export_worker.upkeep import Upkeep
 from export_worker.wakeups import Wakeups
 from shared.errors import AnalyticsError, DependencyError, ObjectStoreRefused, ObjectStoreUnavailable
 from shared.metrics import ExportMetrics
-from shared.migrate import check_schema
+from shared.migrate import SchemaCheck
 from shared.postgres import Database
 from shared.probe_server import start_probe_server
 from shared.process import Parts, Stop, instance_name, join, repeat
@@ -45,6 +45,7 @@ class Worker:
         self._metrics = ExportMetrics(CollectorRegistry())
         self._store = ObjectStore(settings)
         self._wakeups = Wakeups()
+        self._schema = SchemaCheck(settings.database_url, "export_worker probe")
         self._heartbeat_jobs = self._jobs("heartbeat")
         self._runners = [
             Runner(
@@ -54,16 +55,13 @@ class Worker:
                 settings=settings,
                 stop=stop,
                 wakeups=self._wakeups,
-                require_schema=self._require_schema,
+                require_schema=self._schema.require,
             )
             for number in range(1, settings.concurrency + 1)
         ]
         self._asked_store = ObjectStore(settings, read_timeout_seconds=3)
         self._beat_at = time.monotonic()
-        self._has_schema = False
         self._store_fault: str | None = "not asked yet"
-        self._probe_database = self._open("probe", statement_timeout_seconds=3)
-        self._probe_lock = threading.Lock()
 
     def _open(self, name: str, *, statement_timeout_seconds: float) -> Database:
         return Database(
@@ -156,26 +154,13 @@ class Worker:
 
     def _repeat(self, work: Callable[[], None], every_seconds: float) -> None:
         def step() -> None:
-            self._require_schema()
+            self._schema.require()
             work()
 
         repeat(step, every_seconds, self._stop, self._metrics.dependency_errors)
 
-    def _require_schema(self) -> None:
-        """Raise DatabaseUnavailable until the database was seen with this release's schema.
-
-        It may still have to be migrated. What is missing later is a fault and ends the process.
-        """
-        if not self._has_schema:
-            self._check_schema()
-            self._has_schema = True
-
-    def _check_schema(self) -> None:
-        with self._probe_lock, self._probe_database.query(time_limit_seconds=4) as cur:
-            check_schema(cur)
-
     def _live(self) -> Mapping[str, str]:
-        if not self._has_schema:
+        if not self._schema.was_there:
             return {}
         still = time.monotonic() - self._beat_at
         return {"heartbeat": f"has not moved for {still:.0f} s"} if still > _STUCK_SECONDS else {}
@@ -183,7 +168,7 @@ class Worker:
     def _ready(self) -> Mapping[str, str]:
         faults = {"s3": self._store_fault} if self._store_fault else {}
         try:
-            self._check_schema()
+            self._schema.check()
         except AnalyticsError as error:
             faults["postgresql"] = str(error)
         return faults

@@ -4,7 +4,6 @@ One thread runs the loop and owns the connection, so heartbeats go on while a co
 takes its delivery tags with it: what was in flight comes again.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,13 +12,12 @@ import structlog
 from ingestor.batch import Message, Prefetch
 from ingestor.gathering import Gathering
 from ingestor.oversized import OversizedMover
+from ingestor.sessions import Sessions
 from ingestor.settlement import Settlement
 from shared.metrics import IngestorMetrics
 from shared.process import Backoff
 from shared.rabbitmq.frames import Chunk, Delivery, Receiver
-from shared.rabbitmq.session import Loop, Session
 from shared.rabbitmq.topology import Topology, declare
-from shared.rabbitmq.url import parameters
 from shared.usage_event.schema import MAX_MESSAGE_BYTES
 
 # Messages and dead letters in flight: what is asked for, and what is never passed.
@@ -38,8 +36,7 @@ class Consumer:
 
     def __init__(
         self,
-        loop: Loop,
-        url: str,
+        sessions: Sessions,
         topology: Topology,
         metrics: IngestorMetrics,
         *,
@@ -47,22 +44,13 @@ class Consumer:
         gathering: Gathering,
         settlement: Settlement,
         oversized: OversizedMover,
-        connection_name: str,
-        on_failed: Callable[[BaseException], None],
-        read_frames: bool,
     ) -> None:
         self.fault: str | None = "not connected yet"
         self._topology = topology
         self._log = structlog.get_logger("ingestor.consumer")
         self._backoff = Backoff(metrics.dependency_errors, max_seconds=5)
-        self._session = Session(
-            loop,
-            parameters(url, connection_name=connection_name),
-            pause_seconds=partial(self._backoff.pause_seconds, "rabbitmq"),
-            on_open=self._opened,
-            on_lost=self._lost,
-            on_failed=on_failed,
-            read_frames=read_frames,
+        self._session = sessions.make(
+            "", partial(self._backoff.pause_seconds, "rabbitmq"), on_open=self._opened, on_lost=self._lost
         )
         self._prefetch = prefetch
         self._asked = 0  # the prefetch of all consumers together; 0 while there is none

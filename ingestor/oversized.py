@@ -1,4 +1,4 @@
-"""Moves messages that are too large to be events to the dead-dead_letter queue, piece by piece.
+"""Moves messages that are too large to be events to the dead-letter queue, piece by piece.
 
 RabbitMQ lets bodies of 128 MiB through, more than this process has room for. Each piece is sent on as it
 comes, over a connection of its own; what the socket does not take at once is bounded. One message is sent at
@@ -8,7 +8,6 @@ way is free.
 
 import time
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,17 +15,16 @@ import msgspec
 import structlog
 
 from ingestor.batch import DeadLetter
-from ingestor.dead_letters import properties_of
+from ingestor.dead_letter_publisher import properties_of
 from ingestor.envelope import read_envelope
+from ingestor.sessions import Sessions
 from ingestor.settlement import Settlement
 from shared.buckets import rfc3339
 from shared.clock import Clock
 from shared.metrics import IngestorMetrics
 from shared.process import Backoff
 from shared.rabbitmq.frames import Chunk, Delivery
-from shared.rabbitmq.session import Loop, Session
 from shared.rabbitmq.topology import Topology, declare
-from shared.rabbitmq.url import parameters
 from shared.usage_event.schema import MAX_MESSAGE_BYTES, Reason
 
 # At half of this the next piece waits for the socket, at the whole the message is cut off: the broker does
@@ -54,16 +52,12 @@ class OversizedMover:
 
     def __init__(
         self,
-        loop: Loop,
-        url: str,
+        sessions: Sessions,
         topology: Topology,
         metrics: IngestorMetrics,
         settlement: Settlement,
         *,
-        connection_name: str,
         clock: Clock,
-        on_failed: Callable[[BaseException], None],
-        read_frames: bool,
     ) -> None:
         self.fault: str | None = None
         self._topology = topology
@@ -72,14 +66,11 @@ class OversizedMover:
         self._clock = clock
         self._log = structlog.get_logger("ingestor.oversized")
         self._backoff = Backoff(metrics.dependency_errors, max_seconds=MAX_PAUSE_SECONDS)
-        self._session = Session(
-            loop,
-            parameters(url, connection_name=connection_name),
-            pause_seconds=partial(self._backoff.pause_seconds, "rabbitmq"),
+        self._session = sessions.make(
+            "oversized messages",
+            partial(self._backoff.pause_seconds, "rabbitmq"),
             on_open=self._opened,
             on_lost=self._lost,
-            on_failed=on_failed,
-            read_frames=read_frames,
         )
         self._sending: _Move | None = None
         self._unconfirmed: dict[int, _Move] = {}

@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 
 from ingestor.envelope import Envelope, read_envelope
+from ingestor.sessions import Sessions
 from shared.errors import BrokerUnavailable
 from shared.rabbitmq.frames import Chunk, Delivery, Receiver
 from shared.rabbitmq.properties import persistent
 from shared.rabbitmq.session import Loop, Session
 from shared.rabbitmq.topology import Topology
-from shared.rabbitmq.url import parameters
 
 _PROGRESS_SECONDS = 1.0
 _CLOSE_SECONDS = 3.0
@@ -103,15 +103,13 @@ class _Run:
 
     def run(self, url: str, *, read_frames: bool) -> Summary:
         """Move what is to be moved. Raises BrokerUnavailable."""
+        sessions = Sessions(self._loop, url, "ingestor replay-dead-letters", self._end, read_frames)
         self._source, self._target = (
-            Session(
-                self._loop,
-                parameters(url, connection_name=f"ingestor replay-dead-letters, {name}"),
-                pause_seconds=lambda: _CLOSE_SECONDS,
+            sessions.make(
+                name,
+                lambda: _CLOSE_SECONDS,
                 on_open=on_open,
                 on_lost=lambda reason: self._end(BrokerUnavailable(reason)),
-                on_failed=self._end,
-                read_frames=read_frames,
             )
             for name, on_open in (("source", self._source_opened), ("target", self._target_opened))
         )

@@ -9,10 +9,11 @@ import structlog
 
 from ingestor.batch import Batch, Prefetch
 from ingestor.consumer import TARGET_BYTES, Consumer
-from ingestor.dead_letters import DeadLetterPublisher
+from ingestor.dead_letter_publisher import DeadLetterPublisher
 from ingestor.gathering import Gathering
 from ingestor.oversized import OversizedMover
 from ingestor.queue_metrics import QueueMetrics
+from ingestor.sessions import Sessions
 from ingestor.settlement import Settlement
 from ingestor.store import BatchStore, Outcome
 from ingestor.writer import WRITERS, Batches, Writer
@@ -49,26 +50,12 @@ class Ingestor:
         # The batches being written, one that waits, and one being gathered.
         prefetch = Prefetch((WRITERS + 2) * settings.batch_size, TARGET_BYTES)
         self._queue_metrics = QueueMetrics(topology, metrics)
-        self._dead_letters = DeadLetterPublisher(
-            self._loop,
-            settings.rabbitmq_url,
-            topology,
-            metrics,
-            connection_name=f"ingestor {name} dead letters",
-            on_failed=self._fail,
+        sessions = Sessions(
+            self._loop, settings.rabbitmq_url, f"ingestor {name}", self._fail, settings.read_frames
         )
+        self._dead_letters = DeadLetterPublisher(sessions, topology, metrics)
         self._settlement = Settlement(self._dead_letters, metrics, clock)
-        self._oversized = OversizedMover(
-            self._loop,
-            settings.rabbitmq_url,
-            topology,
-            metrics,
-            self._settlement,
-            connection_name=f"ingestor {name} oversized messages",
-            clock=clock,
-            on_failed=self._fail,
-            read_frames=settings.read_frames,
-        )
+        self._oversized = OversizedMover(sessions, topology, metrics, self._settlement, clock=clock)
         self._gathering = Gathering(
             self._loop,
             batches,
@@ -80,17 +67,13 @@ class Ingestor:
             prefetch=prefetch,
         )
         self._consumer = Consumer(
-            self._loop,
-            settings.rabbitmq_url,
+            sessions,
             topology,
             metrics,
             prefetch=prefetch,
             gathering=self._gathering,
             settlement=self._settlement,
             oversized=self._oversized,
-            connection_name=f"ingestor {name}",
-            on_failed=self._fail,
-            read_frames=settings.read_frames,
         )
         self._writers = [
             Writer(

@@ -13,7 +13,7 @@ import structlog
 
 from ingestor.ack_order import Ack, AckOrder
 from ingestor.batch import Batch
-from ingestor.dead_letters import DeadLetterPublisher
+from ingestor.dead_letter_publisher import DeadLetterPublisher
 from ingestor.store import Outcome
 from shared.clock import Clock
 from shared.metrics import IngestorMetrics

@@ -46,8 +46,8 @@ class _Recent:
         return sum(self.histogram.values())
 
 
-class BacklogGauges:
-    """What waits: batches, organisations' lag, and the days that have a partition. For one thread."""
+class _Gauges:
+    """Gauges that are read over one connection. max_series: how many organisations or models are shown."""
 
     def __init__(
         self, database: Database, metrics: RollupMetrics, *, max_series: int, clock: Clock = utc_now
@@ -56,6 +56,10 @@ class BacklogGauges:
         self._metrics = metrics
         self._max_series = max_series
         self._clock = clock
+
+
+class BacklogGauges(_Gauges):
+    """What waits: batches, organisations' lag, and the days that have a partition. For one thread."""
 
     def refresh(self) -> None:
         """Set each gauge as soon as it is read. Raises DatabaseUnavailable."""
@@ -83,17 +87,11 @@ class BacklogGauges:
             return fetch_rows(cur, statement, parameters)
 
 
-class RecentGauges:
+class RecentGauges(_Gauges):
     """What the last five minutes' events show by model. For one thread."""
 
-    def __init__(
-        self, database: Database, metrics: RollupMetrics, *, max_series: int, clock: Clock = utc_now
-    ) -> None:
-        self._database = database
-        self._metrics = metrics
-        self._max_series = max_series
-        self._clock = clock
-        self._due_at = 0.0  # by the monotonic clock: it counts what was spent
+    _due_at = 0.0
+    """When to read again, by the monotonic clock: it counts what was spent."""
 
     def refresh_if_due(self) -> None:
         """Refresh, unless the last time took long and was not long ago. Raises DatabaseUnavailable."""

@@ -15,7 +15,7 @@ from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
 from shared.errors import AnalyticsError
 from shared.metrics import RollupMetrics
-from shared.migrate import check_schema
+from shared.migrate import SchemaCheck
 from shared.postgres import Database
 from shared.probe_server import start_probe_server
 from shared.process import Parts, Stop, repeat
@@ -43,11 +43,9 @@ class Worker:
         self._stop = stop
         self._metrics = RollupMetrics(CollectorRegistry())
         self._moved = time.monotonic()
-        self._has_schema = False
         self._keeps_dimensions = False
         self._woken = threading.Event()
-        self._probe_database = self._open("rollup_worker probe", statement_timeout_seconds=3)
-        self._probe_lock = threading.Lock()
+        self._schema = SchemaCheck(settings.database_url, "rollup_worker probe")
         self._dimensions_database = self._open("rollup_worker dimensions")
 
     def _open(self, name: str, *, statement_timeout_seconds: float = 60) -> Database:
@@ -126,33 +124,20 @@ class Worker:
 
     def _repeat(self, work: Callable[[], None], every: timedelta) -> None:
         def step() -> None:
-            self._require_schema()
+            self._schema.require()
             work()
 
         repeat(step, every.total_seconds(), self._stop, self._metrics.dependency_errors)
 
-    def _require_schema(self) -> None:
-        """Raise DatabaseUnavailable until the database was seen with this release's schema.
-
-        It may still have to be migrated. What is missing later is a fault and ends the process.
-        """
-        if not self._has_schema:
-            self._check_schema()
-            self._has_schema = True
-
-    def _check_schema(self) -> None:
-        with self._probe_lock, self._probe_database.query(time_limit_seconds=4) as cur:
-            check_schema(cur)
-
     def _live(self) -> Mapping[str, str]:
-        if not self._has_schema:
+        if not self._schema.was_there:
             return {}
         still = time.monotonic() - self._moved
         return {"rollups": f"the loop has not moved for {still:.0f} s"} if still > _STUCK_SECONDS else {}
 
     def _ready(self) -> Mapping[str, str]:
         try:
-            self._check_schema()
+            self._schema.check()
         except AnalyticsError as error:
             return {"postgresql": str(error)}
         return {}

@@ -8,6 +8,7 @@ DATABASE_URL is the schema owner's. A migration that has been applied must never
 import hashlib
 import os
 import re
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,33 @@ def check_schema(cur: Cursor) -> None:
             f"the database is at migration {current}, this release needs {newest}: "
             "run python -m shared.migrate"
         )
+
+
+class SchemaCheck:
+    """Looks whether the database has this release's schema, over a connection of its own. For any thread."""
+
+    def __init__(self, database_url: str, application_name: str) -> None:
+        self._database = Database(
+            database_url, application_name=application_name, statement_timeout_seconds=3
+        )
+        self._lock = threading.Lock()
+        self.was_there = False
+        """Whether the schema was seen since the process began."""
+
+    def check(self) -> None:
+        """Look now. Raises SchemaOutdated or DatabaseUnavailable."""
+        with self._lock, self._database.query(time_limit_seconds=4) as cur:
+            check_schema(cur)
+
+    def require(self) -> None:
+        """Look until the schema was seen once. Raises as check does.
+
+        At first the database may still have to be migrated. What is missing later is a fault, and ends the
+        process.
+        """
+        if not self.was_there:
+            self.check()
+            self.was_there = True
 
 
 def main() -> int:

@@ -32,8 +32,11 @@ raise SystemExit(main([]))
         ("gathering", "Gathering._due"),  # a timer
         ("settlement", "Settlement._log_batch"),  # passed on by a writer's thread
         ("writer", "Writer._measure"),  # in a writer's thread
-        ("dead_letters", "properties_of"),  # while a batch is settled
-        ("dead_letters", "DeadLetterPublisher._confirm"),  # while the other connection's frames are read
+        ("dead_letter_publisher", "properties_of"),  # while a batch is settled
+        (
+            "dead_letter_publisher",
+            "DeadLetterPublisher._confirm",
+        ),  # while the other connection's frames are read
         ("oversized", "OversizedMover._send_piece"),
         ("queue_metrics", "QueueMetrics._answered"),
     ],

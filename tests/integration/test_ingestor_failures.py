@@ -185,9 +185,13 @@ def test_sigterm_writes_and_acknowledges_what_is_in_hand(ingestion: Ingestion) -
     ingestion.publish([*singles(50), b"{bad"])
     wait_until(lambda: ingestion.waiting() == 0, seconds=10, what="all delivered")
     assert ingestion.stored() == 0
-    ingestion.assert_all_acknowledged(process)
-    assert ingestion.stored() == 50
-    assert [letter.body for letter in ingestion.books.dead_letters()] == [b"{bad"]
+    assert process.stop() == 0, process.log_tail()
+    # What the broker had sent and the process had not read yet goes back to the queue.
+    [in_flight] = re.findall(r'"events_in_flight": (\d+)', process.log.read_text())
+    dead_letters = [letter.body for letter in ingestion.books.dead_letters()]
+    assert dead_letters == [b"{bad"][: len(dead_letters)]
+    assert ingestion.stored() + len(dead_letters) == int(in_flight) > 0
+    assert int(in_flight) + ingestion.waiting() == 51
 
 
 def test_a_dead_letter_that_nobody_takes_keeps_its_message_unacknowledged(ingestion: Ingestion) -> None:

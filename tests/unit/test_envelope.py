@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingestor.batch import DeadLetter
-from ingestor.dead_letters import MAX_DETAIL_BYTES, properties_of
+from ingestor.dead_letter_publisher import MAX_DETAIL_BYTES, properties_of
 from ingestor.envelope import Envelope, read_envelope
 from shared.rabbitmq.frames import Delivery
 from tests.support.raw_amqp import PROPERTIES, field, properties, table, text

@@ -54,7 +54,7 @@ def test_a_driver_is_imported_only_at_its_border(driver: str) -> None:
 
 
 def test_private_parts_of_a_library_are_used_where_that_is_written_down_alone() -> None:
-    """Each with the exact version in pyproject.toml, or a test that fails when the part changes."""
+    """Each has an exact upper bound in pyproject.toml, and a test that fails when the part changes."""
     users = set()
     for path in (path for folder in ("shared", *SERVICES) for path in (ROOT / folder).rglob("*.py")):
         text = path.read_text(encoding="utf-8")

@@ -1,7 +1,10 @@
 """Publishes dead letters with confirms, many at a time, over a connection of its own.
 
-Its own, because a broker short of memory or disk stops reading from connections that publish: on the
-consumer's connection the acknowledgements, which is what would relieve it, would stand still too.
+The reason of each was chosen before: in shared/usage_event/diagnose.py for the faults of an event, in
+ingestor/writer.py for what PostgreSQL refuses.
+
+A connection of its own, because a broker short of memory or disk stops reading from connections that publish:
+on the consumer's connection the acknowledgements, which is what would relieve it, would stand still too.
 """
 
 import itertools
@@ -15,12 +18,11 @@ import msgspec
 import structlog
 
 from ingestor.batch import DeadLetter
+from ingestor.sessions import Sessions
 from shared.metrics import IngestorMetrics
 from shared.process import Backoff
 from shared.rabbitmq.properties import persistent
-from shared.rabbitmq.session import Loop, Session
 from shared.rabbitmq.topology import Topology, declare
-from shared.rabbitmq.url import parameters
 
 # Unconfirmed at once. The bytes bound what pika copies into its output buffer.
 MAX_WINDOW_MESSAGES = 1000
@@ -61,28 +63,22 @@ class DeadLetterPublisher:
 
     def __init__(
         self,
-        loop: Loop,
-        url: str,
+        sessions: Sessions,
         topology: Topology,
         metrics: IngestorMetrics,
-        *,
-        connection_name: str,
-        on_failed: Callable[[BaseException], None],
     ) -> None:
         self.waiting_bytes = 0
         self.fault: str | None = None
-        self._loop = loop
+        self._loop = sessions.loop
         self._topology = topology
         self._metrics = metrics
         self._log = structlog.get_logger("ingestor.dead_letters")
         self._backoff = Backoff(metrics.dependency_errors, max_seconds=5)
-        self._session = Session(
-            loop,
-            parameters(url, connection_name=connection_name),
-            pause_seconds=partial(self._backoff.pause_seconds, "rabbitmq"),
+        self._session = sessions.make(
+            "dead letters",
+            partial(self._backoff.pause_seconds, "rabbitmq"),
             on_open=self._opened,
             on_lost=self._lost,
-            on_failed=on_failed,
         )
         self._waiting: deque[_Publication] = deque()
         self._refused: list[_Publication] = []
@@ -207,7 +203,7 @@ class DeadLetterPublisher:
         if not self._refused and publications:
             pause_seconds = self._backoff.pause_seconds("rabbitmq")
             self._loop.call_later(pause_seconds, self._resend_refused)
-            self._obstacle = "RabbitMQ refused them (basic.nack); is the dead-dead_letter queue full?"
+            self._obstacle = "RabbitMQ refused them (basic.nack); is the dead-letter queue full?"
             self._log.warning("RabbitMQ refused dead letters, trying again", waiting=self.unconfirmed)
         self._refused += publications
         self._window = 1
