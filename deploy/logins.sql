@@ -16,6 +16,7 @@ ALTER ROLE rollup_worker PASSWORD :'rollup_worker';
 ALTER ROLE export_worker PASSWORD :'export_worker';
 ALTER ROLE scaler PASSWORD :'scaler' CONNECTION LIMIT 2;
 ALTER ROLE grafana PASSWORD :'grafana' CONNECTION LIMIT 5;
+ALTER ROLE grafana SET statement_timeout = '30s';  -- a window that is too long fails, and the fleet goes on
 
 GRANT analytics_gateway TO gateway;
 GRANT analytics_ingestor TO ingestor;
@@ -25,4 +26,5 @@ GRANT analytics_export_worker TO export_worker;
 -- KEDA counts export jobs, the dashboards sum rollups; neither may write.
 GRANT USAGE ON SCHEMA analytics TO scaler, grafana;
 GRANT SELECT (status, not_before) ON analytics.export_jobs TO scaler;
-GRANT SELECT ON analytics.hourly_rollups, analytics.hourly_error_codes TO grafana;
+GRANT SELECT ON analytics.rollups, analytics.hourly_rollups, analytics.hourly_error_codes, analytics.rollup_dimensions
+    TO grafana;

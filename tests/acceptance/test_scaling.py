@@ -1,13 +1,11 @@
 """Processes come and go by hand while events flow; nothing is lost and nothing counts twice."""
 
 import re
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg2
 import psycopg2.errors
@@ -15,10 +13,10 @@ import pytest
 
 from deploy.local.api import Api, wait_until
 from deploy.local.books import Books
-from deploy.local.machine import postgres_folder
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode, org
-from tests.support.deployment import ROOT, build, connections, objects
+from tests.support.deployment import build, connections, objects
 from tests.support.fleet import Fleet, Process
+from tests.support.logins import make_logins
 from tests.support.places import TestDatabase
 
 MakePublisher = Callable[[], Publisher]
@@ -178,22 +176,3 @@ def test_the_documented_logins_can_be_made_twice_and_watchers_can_only_read_what
         cur.execute("SELECT count(*) FROM analytics.hourly_rollups, analytics.hourly_error_codes")
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             cur.execute("DELETE FROM analytics.hourly_rollups")
-
-
-def make_logins(database: TestDatabase) -> dict[str, str]:
-    """Run deploy/logins.sql with the passwords that the processes' logins have already; return all URLs."""
-    urls = {name.removesuffix("_DATABASE_URL").lower(): url for name, url in database.process_urls.items()}
-    passwords = {name: urlsplit(url).password or "" for name, url in urls.items()}
-    watchers = {"scaler": "for-the-tests", "grafana": "for-the-tests"}
-    options = [f"--set={name}={password}" for name, password in (passwords | watchers).items()]
-    script = ROOT / "deploy/logins.sql"
-    subprocess.run(
-        [str(postgres_folder() / "psql"), database.owner_url, *options, f"--file={script}"],
-        check=True,
-        timeout=30,
-    )
-    place = urlsplit(urls["gateway"])
-    for name, password in watchers.items():
-        netloc = f"{name}:{password}@{place.hostname}:{place.port}"
-        urls[name] = urlunsplit(place._replace(netloc=netloc))
-    return urls

@@ -1,7 +1,8 @@
 """The Grafana dashboards as data, and their queries as Grafana would send them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deploy.local.alert_rules import MONITORING
@@ -27,11 +28,35 @@ def promql(expression: str, *, interval: str) -> str:
     return filled.replace("$org", ".*").replace("$model", ".*")
 
 
-def sql(text: str, *, orgs: list[str], models: list[str]) -> str:
-    """Fill in Grafana's variables and its macro for the last hours."""
-    filled = text.replace(
-        "$__timeFilter(bucket_start)", "bucket_start BETWEEN now() - interval '6 hours' AND now()"
+def sql(
+    text: str,
+    *,
+    orgs: Sequence[str],
+    models: Sequence[str],
+    dimension: str = "client",
+    values: Sequence[str] | None = None,
+    window: tuple[datetime, datetime] | None = None,
+) -> str:
+    """Fill in Grafana's variables and its macros. window: the last six hours unless told.
+
+    values: those of the dimension that are chosen; None for All, whose custom value Grafana puts in as it is.
+    """
+    start, end = (
+        f"'{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}'"
+        for at in window or (datetime.now(UTC) - timedelta(hours=6), datetime.now(UTC))
     )
-    for variable, values in (("org", orgs), ("model", models)):
-        filled = filled.replace(f"${{{variable}:sqlstring}}", ", ".join(f"'{value}'" for value in values))
+    filled = text.replace("$__timeFilter(bucket_start)", f"bucket_start BETWEEN {start} AND {end}")
+    filled = filled.replace("$__timeFrom()", start).replace("$__timeTo()", end)
+    chosen = {"org": orgs, "model": models, "dimension": [dimension], "dimension_value": values}
+    for variable, texts in chosen.items():
+        quoted = "NULL" if texts is None else ",".join("'" + text.replace("'", "''") + "'" for text in texts)
+        filled = filled.replace(f"${{{variable}:sqlstring}}", quoted)
     return filled
+
+
+def sql_variables() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each variable whose values the database tells, with the name of its file."""
+    for name, dashboard in dashboards().items():
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query" and variable["datasource"]["type"] == SQL:
+                yield name, variable

@@ -1,6 +1,7 @@
 """The Grafana dashboards: well formed, linked, their thresholds those of the alerts.
 
-tests/acceptance/test_alerting.py runs every panel's query.
+tests/acceptance/test_alerting.py runs every panel's query, tests/integration/test_dashboards.py compares
+those of the database with the events.
 """
 
 import re
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.local.alert_rules import alerts
-from tests.support.dashboards import SQL, dashboards, panels
+from tests.support.dashboards import SQL, dashboards, panels, sql_variables
 
 DASHBOARDS = dashboards()
 PANELS = {f"{name}: {panel['title']}": panel for name, panel in panels()}
@@ -90,12 +91,26 @@ def test_organisation_and_model_are_chosen_from_what_is_measured(name: str) -> N
     queries = {
         variable["name"]: variable["definition"]
         for variable in DASHBOARDS[name]["templating"]["list"]
-        if variable["type"] == "query"
+        if variable["type"] == "query" and variable["datasource"]["type"] == "prometheus"
     }
     assert queries == {
         "org": "label_values(analytics_usage_recent_invocations, org_id)",
         "model": 'label_values(analytics_usage_recent_invocations{org_id=~"$org"}, model_id)',
     }
+
+
+@pytest.mark.parametrize("name", ["usage.json", "reliability.json"])
+def test_a_dimension_and_its_values_are_chosen_from_what_the_rollups_keep(name: str) -> None:
+    """tests/integration/test_dashboards.py runs the queries."""
+    dimension, value = (variable for file, variable in sql_variables() if file == name)
+    assert (dimension["name"], value["name"]) == ("dimension", "dimension_value")
+    assert (dimension["multi"], dimension["includeAll"]) == (False, False)
+    assert (value["multi"], value["includeAll"], value["allValue"]) == (True, True, "NULL")
+    assert value["refresh"] == 2, "its query asks for the time range"
+    for variable in (dimension, value):
+        assert variable["query"] == variable["definition"]
+    by_dimension = [title for title in PANELS if title.startswith(name) and "$dimension" in title]
+    assert len(by_dimension) == 2
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
