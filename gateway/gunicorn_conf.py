@@ -33,8 +33,8 @@ def _make_metrics_folder() -> Path:
 _metrics_folder = _make_metrics_folder()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder)
 
-from gateway.http import worker  # noqa: E402  prometheus_client comes with it
-from shared import process_metrics  # noqa: E402, F401  before the fork: its workers tell start times alike
+from gateway.http import refusals, worker  # noqa: E402  prometheus_client comes with them
+from shared import process_metrics  # noqa: E402, F401  before the fork: its workers have the same start times
 from shared.logs import configure_logs, log_start  # noqa: E402
 
 bind = f"0.0.0.0:{_settings.http_port}"
@@ -55,7 +55,7 @@ secure_scheme_headers: dict[str, str] = {}
 os.environ.pop("SCRIPT_NAME", None)
 pre_request = worker.prepare_request
 # gunicorn's own messages take the way of ours.
-logger_class = worker.ServerLog
+logger_class = refusals.ServerLog
 logconfig_dict = {
     "root": {"level": "INFO", "handlers": []},
     "loggers": {"gunicorn.error": {"handlers": [], "propagate": True}},
@@ -66,7 +66,7 @@ def on_starting(_arbiter: Any) -> None:
     """Say with which settings the gateway starts."""
     log = configure_logs(_settings, "gateway")
     log_start(log, _settings, os.environ)
-    logging.getLogger("gunicorn.error").addFilter(worker.is_no_silent_client)
+    logging.getLogger("gunicorn.error").addFilter(refusals.is_no_silent_client)
 
 
 def child_exit(_arbiter: Any, child: Any) -> None:

@@ -1,60 +1,39 @@
-"""gunicorn's threaded worker with an end to every wait, its refusals as problem documents, and its log.
+"""gunicorn's threaded worker with an end to every wait.
 
 A thread gets a request only when all of it has arrived; until then the poller, which is the worker's main
 thread, gathers its bytes, so that slow senders hold no thread. Slow readers of answers are bounded by a least
-rate. Health, readiness and metrics have threads of their own.
+rate (pacing.py). What is refused here is a problem document (refusals.py). Health, readiness and metrics have
+threads of their own.
 
 This reaches into gunicorn: see tests/unit/test_gunicorn.py, which fails when what is used here changes. It
 can be left out, `gunicorn --worker-class gthread ...`, behind a proxy that gathers requests and answers.
 """
 
-import logging
 import re
 import selectors
 import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
-import structlog
 from gunicorn import util
-from gunicorn.glogging import Logger
-from gunicorn.http.errors import (
-    ExpectationFailed,
-    InvalidResponseHeader,
-    InvalidResponseHeaderName,
-    LimitRequestHeaders,
-    LimitRequestLine,
-    ParseException,
-)
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from gateway.access.middleware import REPEATED_HEADERS
 from gateway.app import Application
-from gateway.http.arrival import MIN_BYTES_PER_SECOND, Arrival, Refusal
-from gateway.http.problems import Problem
-
-MAX_WRITE_DELAY_SECONDS = 10.0
-"""The whole time that an answer may wait for its reader is this and its size at MIN_BYTES_PER_SECOND."""
+from gateway.http.arrival import Arrival, Refusal
+from gateway.http.pacing import Pacing
+from gateway.http.refusals import refusal_bytes, refusal_of
 
 # The kernel's end to one wait of a thread, for what the deadlines below do not see.
 _MAX_SILENCE_SECONDS = 10
 
-# What the kernel may hold of a stream that is not read: by itself it takes megabytes, and the reader of those
-# seems fast for a minute. With 100 ms to the client this still lets 4 MB/s through. Other answers are left to
-# the kernel: most fit into what it takes, and then no thread waits for the client at all.
-_SEND_BUFFER_BYTES = 200 * 1024
-
 _RECEIVE_BYTES = 64 * 1024
-
-# An answer is written in pieces of this size, so that its reader's progress shows.
-_PIECE_BYTES = 256 * 1024
 
 # All requests that are being gathered together; beyond that the oldest have to go.
 _MAX_GATHERED_BYTES = 64 * 1024 * 1024
@@ -69,10 +48,6 @@ _RESERVED = {
     re.compile(rb"[A-Z]+ /(analytics/v1/status/readyz|metrics)[ ?]"): 4,
 }
 
-_FAILED = "The gateway failed; the log has the reason under this X-Request-ID."
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.server")
-
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """Threads that no slow client can hold."""
@@ -81,7 +56,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         super().__init__(*args, **kwargs)
         self._gathering: dict[TConn, Arrival] = {}
         self._lingering: dict[TConn, float] = {}
-        self._write_deadlines: dict[socket.socket, float] = {}
+        self._pacing = Pacing()
         self._gathered_bytes = 0
         self._next_check = 0.0
 
@@ -175,19 +150,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         # A few hundred bytes fit into the connection's buffer; where they do not, nobody reads.
         conn.sock.setblocking(False)
         with suppress(OSError):
-            conn.sock.send(self._refusal(refusal.status, refusal.detail))
+            conn.sock.send(refusal_bytes(refusal, self._app.correlation))
         self._linger(conn)
-
-    def _refusal(self, status: int, detail: str) -> bytes:
-        """Return the bytes of a refusal that the application does not see, counted and logged as its are."""
-        request_id = self._app.correlation.refused(status, detail)
-        body = Problem(status, detail).body("")
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-            f"Cache-Control: no-store\r\nX-Request-ID: {request_id}\r\n"
-            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode("ascii") + body
 
     def _drop(self, conn: TConn) -> None:
         """Close a connection that is being gathered, without a word."""
@@ -220,11 +184,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._refuse(conn, Refusal(408, "The request did not arrive in time."))
             elif not arrival.data and (arrival.deadline < now or self._leaves(arrival, now)):
                 self._drop(conn)
-        for sock, deadline in list(self._write_deadlines.items()):
-            if deadline < now and self._write_deadlines.pop(sock, None) is not None:
-                _log.info("closed a connection whose client reads too slowly")
-                with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # its thread gets an error at once
+        self._pacing.end_overdue(now)
         for conn, deadline in list(self._lingering.items()):
             if deadline < now:
                 self._end_linger(conn)
@@ -236,27 +196,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     # Answers.
 
     def _paced(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
-        """Hand out an answer in pieces, each with the time by which it must have been taken."""
-        sock = environ["gunicorn.socket"]
-        answer: Iterable[bytes] = self._app(environ, start_response)
-        if not isinstance(answer, list):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        waited_seconds, sent_bytes = 0.0, 0
-        try:
-            for whole in answer:
-                for at in range(0, len(whole), _PIECE_BYTES):
-                    piece = whole[at : at + _PIECE_BYTES]
-                    sent_bytes += len(piece)
-                    allowed_seconds = MAX_WRITE_DELAY_SECONDS + sent_bytes / MIN_BYTES_PER_SECOND
-                    began = time.monotonic()
-                    self._write_deadlines[sock] = began + allowed_seconds - waited_seconds
-                    yield piece
-                    self._write_deadlines.pop(sock, None)
-                    waited_seconds += time.monotonic() - began
-        finally:
-            self._write_deadlines.pop(sock, None)
-            if hasattr(answer, "close"):
-                answer.close()
+        return self._pacing.pieces(self._app(environ, start_response), environ["gunicorn.socket"])
 
     def finish_request(self, conn: TConn, done: "Future[bool]") -> None:
         """Keep a connection for its next request, or close it when its client has read the answer."""
@@ -296,34 +236,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle_error(self, _req: Any, client: socket.socket, _addr: Any, error: Exception) -> None:
         """Answer what gunicorn itself refuses, and what failed outside the application."""
-        status, detail = _said_of(error)
-        if status >= 500:
-            _log.error("a bug in the gateway", exc_info=error)
         with suppress(OSError):
-            util.write_nonblock(client, self._refusal(status, detail))
-
-
-# What gunicorn refuses, the first that fits. None of it is a 5xx, since it is the client's.
-_REFUSALS: dict[type[Exception], int] = {
-    LimitRequestLine: 414,
-    LimitRequestHeaders: 431,
-    ExpectationFailed: 417,
-    ParseException: 400,
-}
-
-
-def _said_of(error: Exception) -> tuple[int, str]:
-    """Return the status and the detail of what became of a request outside the application."""
-    if not isinstance(error, InvalidResponseHeader | InvalidResponseHeaderName):  # those are ours
-        for kind, status in _REFUSALS.items():
-            if isinstance(error, kind):
-                return status, str(error) or HTTPStatus(status).phrase
-    return 500, _FAILED
-
-
-def is_no_silent_client(record: logging.LogRecord) -> bool:
-    """A filter for gunicorn's log, which takes each client that falls silent for an error of its own."""
-    return record.exc_info is None or not isinstance(record.exc_info[1], BlockingIOError)
+            util.write_nonblock(client, refusal_bytes(refusal_of(error), self._app.correlation))
 
 
 def _limit(sock: socket.socket) -> None:
@@ -347,10 +261,3 @@ def prepare_request(_worker: Any, request: Any) -> None:
     if getattr(request.unreader, "is_cut_short", False):
         request.force_close()
     request._expected_100_continue = False  # said when the head had arrived
-
-
-class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's own messages. Of each request the application's line tells more, so none is made here."""
-
-    def access(self, *_: Any) -> None:
-        """Write nothing; without this gunicorn puts a line together and drops it, a twentieth of the time."""
