@@ -25,6 +25,6 @@ GRANT analytics_export_worker TO export_worker;
 
 -- KEDA counts export jobs, the dashboards sum rollups; neither may write.
 GRANT USAGE ON SCHEMA analytics TO scaler, grafana;
-GRANT SELECT (status, not_before) ON analytics.export_jobs TO scaler;
+GRANT SELECT (status, not_before, due_at) ON analytics.export_jobs TO scaler;
 GRANT SELECT ON analytics.rollups, analytics.hourly_rollups, analytics.hourly_error_codes, analytics.rollup_dimensions
     TO grafana;

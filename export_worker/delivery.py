@@ -47,7 +47,8 @@ class Delivery:
     def run(self) -> Report:
         """Return once the object is whole.
 
-        Raises ObjectStoreUnavailable, ObjectStoreRefused, DatabaseUnavailable, Standstill, or Aborted.
+        Raises ObjectStoreUnavailable, ObjectStoreRefused, DatabaseUnavailable, NotExportable, Standstill, or
+        Aborted.
         """
         writer = threading.Thread(target=self._write, name=f"csv of {self.job.job_id}", daemon=True)
         writer.start()
@@ -96,6 +97,8 @@ class Delivery:
                 "org-id": job.org_id,
                 "job-id": job.job_id,
                 "granularity": job.granularity,
+                "group-by": job.group_by,
+                "time-zone": job.time_zone,
                 "window-start": rfc3339(job.window_start),
                 "window-end": rfc3339(job.window_end),
             },

@@ -27,6 +27,8 @@ class Job:
     window_start: datetime
     window_end: datetime
     models: list[str] | None
+    group_by: str
+    time_zone: str
     compress: bool
     attempt: int
     fencing_token: int
@@ -80,15 +82,17 @@ class Jobs:
     def succeed(self, job: Job, result: Mapping[str, Any], retention: timedelta) -> bool:
         """Record the delivered object; False when the claim was lost.
 
-        result: row_count, checksum, size_bytes, data_as_of, object_key.
+        result: row_count, checksum, size_bytes, data_as_of, complete_since, object_key.
         """
         return self._changed("succeed", {**job.claim, **result, "retention": retention})
 
-    def fail_attempt(self, job: Job, error: str, pause: timedelta) -> str | None:
+    def fail_attempt(
+        self, job: Job, error: str, pause: timedelta, *, may_succeed_later: bool = True
+    ) -> str | None:
         """Record a failure; return "pending" if it will be tried again, "failed" if not, None if lost."""
+        max_attempts = self._max_attempts if may_succeed_later else 0
         row = self._row(
-            "fail_attempt",
-            job.claim | {"max_attempts": self._max_attempts, "error": error, "pause": pause},
+            "fail_attempt", job.claim | {"max_attempts": max_attempts, "error": error, "pause": pause}
         )
         return row["status"] if row else None
 

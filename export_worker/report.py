@@ -1,4 +1,7 @@
-"""The file: rollups of one job as CSV, from one snapshot, streamed and hashed on the way."""
+"""The file: rollups of one job as CSV, from one snapshot, streamed and hashed on the way.
+
+Rollups by model in UTC are written by PostgreSQL as they are stored; other cuts are summed (cut_file.py).
+"""
 
 import hashlib
 import io
@@ -8,8 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from export_worker.cut_file import write_cut
 from export_worker.jobs import Job
-from shared.postgres import Database, copy_out
+from shared.export_job import is_plain
+from shared.postgres import Cursor, Database, Sink, copy_out
 from shared.statements import load_statements
 
 if TYPE_CHECKING:
@@ -23,12 +28,16 @@ _SQL = load_statements("export_csv.sql")
 
 @dataclass(frozen=True)
 class Report:
-    """What was written. checksum: SHA-256 of the CSV in hex, before compression."""
+    """What was written. checksum: SHA-256 of the CSV in hex, before compression.
+
+    complete_since: of events before it the file lacks some, or their dimension's values; None: it has all.
+    """
 
     row_count: int
     checksum: str
     size_bytes: int
     data_as_of: datetime
+    complete_since: datetime | None
 
 
 class _Pieces(io.RawIOBase):
@@ -80,14 +89,10 @@ class CsvReport:
         return max(0, self._pieces.lines - 1)
 
     def run(self, database: Database, *, time_limit_seconds: float) -> Report:
-        """Write the whole file. Raises what Database.transaction() and the given write raise."""
-        job = self._job
-        window = {
-            "org_id": job.org_id,
-            "window_start": job.window_start,
-            "window_end": job.window_end,
-            "models": job.models,
-        }
+        """Write the whole file.
+
+        Raises NotExportable, and what Database.transaction() and the given write raise.
+        """
         with database.transaction(
             repeatable_read=True, read_only=True, time_limit_seconds=time_limit_seconds
         ) as cur:
@@ -97,10 +102,35 @@ class CsvReport:
             data_as_of: datetime = row[0].astimezone(UTC)
             buffer = io.BufferedWriter(self._pieces, _PIECE_BYTES)
             try:
-                row_count = copy_out(cur, _SQL[job.granularity], window, buffer)
+                if is_plain(self._job.group_by, self._job.time_zone):
+                    row_count, complete_since = self._write_plain(cur, buffer)
+                else:
+                    row_count, complete_since = write_cut(
+                        self._job,
+                        database,
+                        cur,
+                        buffer,
+                        as_of=data_as_of,
+                        time_limit_seconds=time_limit_seconds,
+                    )
                 buffer.flush()
             except BaseException:
                 self._pieces.abandon()
                 raise
         checksum = self._pieces.end()
-        return Report(row_count, checksum, self._pieces.size_bytes, data_as_of)
+        return Report(row_count, checksum, self._pieces.size_bytes, data_as_of, complete_since)
+
+    def _write_plain(self, cur: Cursor, sink: Sink) -> tuple[int, datetime | None]:
+        job = self._job
+        cur.execute(_SQL["kept_since"])
+        [(kept_since,)] = cur.fetchall()
+        # Of what retention has begun to remove nothing is shown, as in answers.
+        is_whole = kept_since is None or kept_since <= job.window_start
+        window = {
+            "org_id": job.org_id,
+            "window_start": job.window_start if is_whole else kept_since,
+            "window_end": job.window_end,
+            "models": job.models,
+        }
+        row_count = copy_out(cur, _SQL[job.granularity], window, sink)
+        return row_count, None if is_whole else kept_since

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import structlog
 
+from export_worker.cut_file import NotExportable
 from export_worker.delivery import Aborted, Delivery
 from export_worker.jobs import Job, Jobs
 from export_worker.pipe import Standstill
@@ -142,7 +143,10 @@ class Runner:
         if not lost:
             pause = _FIRST_RETRY * 4 ** min(job.attempt - 1, 4)
             with suppress(DatabaseUnavailable):
-                recorded = self._recorded(lambda: self._jobs.fail_attempt(job, sentence, pause))
+                later = not isinstance(error, NotExportable)
+                recorded = self._recorded(
+                    lambda: self._jobs.fail_attempt(job, sentence, pause, may_succeed_later=later)
+                )
                 lost, status = recorded is None, recorded or status
         if lost:
             # Whoever has the job now says what becomes of it; a stop gives it back and is no failure.
@@ -151,7 +155,8 @@ class Runner:
                 self._metrics.failures.labels(reason="claim_lost").inc()
             return
         self._metrics.failures.labels(reason=reason).inc()
-        self._metrics.failures_in_a_row.inc()
+        if not isinstance(error, NotExportable):  # that is no fault of the worker's
+            self._metrics.failures_in_a_row.inc()
         if isinstance(error, DependencyError):
             self._metrics.dependency_errors.labels(dependency=error.dependency).inc()
         traceback = None if isinstance(error, AnalyticsError) else error
@@ -166,6 +171,8 @@ def _explained(error: Exception) -> tuple[str, str]:
         return "object_store_refused", f"The object store refused the file ({error.code})."
     if isinstance(error, DatabaseUnavailable):
         return "database_unavailable", "The database did not answer, or not in time."
+    if isinstance(error, NotExportable):
+        return "not_exportable", str(error)
     if isinstance(error, Standstill):
         return "stalled", "The transfer stalled."
     return "unexpected", "The export failed because of a fault in the service."

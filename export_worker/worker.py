@@ -63,16 +63,16 @@ class Worker:
         self._beat_at = time.monotonic()
         self._store_fault: str | None = "not asked yet"
 
-    def _open(self, name: str, *, statement_timeout_seconds: float) -> Database:
+    def _open(self, name: str, *, statement_timeout_seconds: float, url: str | None = None) -> Database:
         return Database(
-            self._settings.database_url,
+            url or self._settings.database_url,
             application_name=f"export_worker {name}",
             statement_timeout_seconds=statement_timeout_seconds,
         )
 
-    def _jobs(self, name: str, *, statement_timeout_seconds: float = 30) -> Jobs:
+    def _jobs(self, name: str, *, statement_timeout_seconds: float = 30, url: str | None = None) -> Jobs:
         return Jobs(
-            self._open(name, statement_timeout_seconds=statement_timeout_seconds),
+            self._open(name, statement_timeout_seconds=statement_timeout_seconds, url=url),
             worker=instance_name(),
             lease=self._settings.lease,
             max_attempts=self._settings.max_attempts,
@@ -98,7 +98,7 @@ class Worker:
     def _loops(self) -> list[tuple[str, Callable[[], None], float]]:
         """Return each part's name, its work, and the seconds between two times."""
         upkeep = Upkeep(self._jobs("upkeep"), self._store, self._metrics, self._settings.retention)
-        listener = self._jobs("listener")
+        listener = self._jobs("listener", url=self._settings.listen_url)
         gauges_database = self._open("gauges", statement_timeout_seconds=30)
         interval_seconds = self._settings.interval.total_seconds()
         beat_seconds = min(_HEARTBEAT_SECONDS, self._settings.lease.total_seconds() / 3)

@@ -66,7 +66,7 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application
         f"{PREFIX}/orgs/{{org_id}}/incidents/export": IncidentsResource(
             IncidentExporter.of(settings.database_url, connections=MAX_STREAMS), streams
         ),
-        f"{PREFIX}/orgs/{{org_id}}/exports": ExportsResource(database),
+        f"{PREFIX}/orgs/{{org_id}}/exports": ExportsResource(database, clock),
         f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}": ExportResource(database),
         f"{PREFIX}/orgs/{{org_id}}/exports/{{job_id}}/download": DownloadResource(
             database, ObjectStore(settings), settings.signed_url_ttl, clock

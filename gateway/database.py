@@ -153,7 +153,7 @@ class Open:
             statement,
             parameters,
             rows_at_once=_ROWS_AT_ONCE,
-            time_limit_seconds=_LIMIT_SECONDS,
+            time_limit_seconds=lambda: _LIMIT_SECONDS,
             pause_seconds=self._left,
         )
 

@@ -55,7 +55,8 @@ class Cut:
 
     start, end: the window as asked for, [start, end). by_value: group by the values of `dimension`; without
     it a dimension is there because of its filter. org_ids, model_ids, values: only these; None means all.
-    top: keep so many of the largest groups by `order_by`, and fold the rest into one.
+    top: keep so many of the largest groups by `order_by`, and fold the rest into one. part_months: the window
+    is widened to days, and its first and last month are those of their days that are in it.
     """
 
     start: datetime
@@ -72,6 +73,7 @@ class Cut:
     top: int | None = None
     order_by: str = ORDERS[0]
     compare: bool = False
+    part_months: bool = False
 
     def boundaries(self, *, keeps_hours: bool) -> list[datetime]:
         """Return the boundaries of the buckets, in UTC and ascending: the window widened to whole buckets.
@@ -85,6 +87,10 @@ class Cut:
             return [start + number * step for number in range((end - start) // step + 1)]
         if self.granularity == "total" and not keeps_hours:
             return whole_days(self.start, self.end, self.tz)
+        if self.part_months:
+            first, last = whole_days(self.start, self.end, self.tz)
+            months = boundaries(first, last, "month", self.tz)
+            return [first, *(at for at in months if first < at < last), last]
         return boundaries(self.start, self.end, self.granularity, self.tz)
 
 

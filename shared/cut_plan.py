@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from shared.buckets import rfc3339
 from shared.cut import Cut
 from shared.pieces import DAY_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
 from shared.postgres import Cursor
 from shared.statements import load_statements
-from shared.zones import local_text
+from shared.zones import boundaries, local_text
 
 RAW = 0
 """The grain of pieces that are raw events of [low, high)."""
@@ -94,8 +95,11 @@ class Plan:
 
     @property
     def buckets(self) -> list[str]:
-        """The texts of the buckets' begins."""
-        return [local_text(at, self.cut.tz) for at in self.bounds[:-1]]
+        """The texts of the buckets' begins; that of a month, also where the window begins within it."""
+        begins = self.bounds[:-1]
+        if self.cut.part_months:
+            begins[0] = boundaries(begins[0], self.end, "month", self.cut.tz)[0]
+        return [local_text(at, self.cut.tz) for at in begins]
 
     @property
     def kept_since(self) -> datetime:
@@ -104,11 +108,33 @@ class Plan:
         found = [each.kept_since for each in self.kept.values() if each.name in names and each.kept_since]
         return max(found, default=_LONG_AGO)
 
+    def complete_since(self, begin: datetime) -> datetime | None:
+        """Return since when the cut's dimension is complete and rollups are kept, None when all is there.
+
+        Of rollups that retention removed this tells only where what is read begins before them.
+        """
+        found = [self.kept[self.cut.dimension].complete_since] if self.cut.dimension else []
+        if begin < self.kept_since and self.cut.granularity != "minute":
+            found.append(self.kept_since)
+        return max(filter(None, found), default=None)
+
     @property
     def oldest_event(self) -> datetime | None:
         """The begin of what is read from raw events, None where sums are enough."""
         found = [piece.low for pieces in self._pieces.values() for piece in pieces if piece.grain == RAW]
         return min(found, default=None)
+
+    def lacks_events(self, kept_since: datetime | None) -> str | None:
+        """Say what raw events it needs that were dropped, None where it needs none of those.
+
+        kept_since: since when all are kept, None for always. Gone must not look like none.
+        """
+        if kept_since is None or self.oldest_event is None or self.oldest_event >= kept_since:
+            return None
+        return (
+            "begins before the raw events that are kept, which minutes and hours that do not begin with "
+            f"an hour of UTC are read from; the oldest are of {rfc3339(kept_since)}"
+        )
 
     @property
     def has_valueless(self) -> bool:

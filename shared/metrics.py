@@ -18,6 +18,7 @@ EXPORT_FAILURE_REASONS = (
     "object_store_refused",
     "database_unavailable",
     "stalled",
+    "not_exportable",
     "claim_lost",
     "unexpected",
 )

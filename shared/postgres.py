@@ -305,18 +305,18 @@ class Database:
         parameters: Mapping[str, Any],
         *,
         rows_at_once: int,
-        time_limit_seconds: float,
+        time_limit_seconds: Callable[[], float],
         pause_seconds: Callable[[], float],
     ) -> Iterator[tuple[Any, ...]]:
         """Yield a read's rows within the transaction under way, some at a time.
 
-        time_limit_seconds: for the server to answer each time. pause_seconds: asked each time how long the
-        caller may then take. Raises psycopg2's errors, which transaction() translates.
+        time_limit_seconds: asked each time how long the server may take. pause_seconds: the same of the
+        caller after it. Raises psycopg2's errors, which transaction() translates.
         """
         raw = self._connection()
         self._streams += 1
         cur = raw.cursor(f"stream_{self._streams}")
-        self.limit(time_limit_seconds)
+        self.limit(time_limit_seconds())
         cur.execute(statement, parameters)
         while True:
             rows = cur.fetchmany(rows_at_once)
@@ -324,7 +324,7 @@ class Database:
             yield from rows
             if len(rows) < rows_at_once:
                 break
-            self.limit(time_limit_seconds)
+            self.limit(time_limit_seconds())
         cur.close()  # one that is not read to its end is closed by the end of the transaction
 
     def limit(self, seconds: float) -> None:

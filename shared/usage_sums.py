@@ -104,9 +104,14 @@ def usage_points(rows: Iterable[Row], plan: Plan) -> Iterator[UsagePoint]:
     scope: object = None
     left: Sums = []
     for (bucket, other, org_id, model_id, value, rest), same in groupby(rows, key=itemgetter(slice(6))):
-        sums = nothing()
+        sums: Sums = []
         for row in same:
-            add(sums, numbers(row[7]), row[6])
+            more = numbers(row[7])
+            if not sums and row[6] > 0:  # most groups have one row
+                sums = more
+            else:
+                sums = sums or nothing()
+                add(sums, more, row[6])
         key = bucket if plan.cut.top is not None else (bucket, org_id, model_id)
         if key != scope:
             scope, left = key, nothing()

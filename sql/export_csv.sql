@@ -2,6 +2,10 @@
 -- First statement of the snapshot: everything committed before this instant is in it.
 SELECT now();
 
+-- name: kept_since
+-- Since when retention has left the rollups by model, NULL where it has left all.
+SELECT max(kept_since) FROM analytics.rollup_dimensions WHERE name IN ('', 'errorCode');
+
 -- name: hourly
 -- The file of an hourly job.
 COPY (
@@ -49,3 +53,7 @@ COPY (
     ) AS months
     ORDER BY months.month, months.model_id
 ) TO STDOUT WITH (FORMAT csv, HEADER);
+
+-- name: wait_for_the_upload
+-- Lets the transaction of a file that is read bit by bit stand still for as long as its upload may.
+SELECT set_config('idle_in_transaction_session_timeout', '150s', true);

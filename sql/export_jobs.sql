@@ -1,9 +1,9 @@
 -- name: create_job
 -- Creates a job and returns it; no row when the key is taken: see find_job_by_key.
 INSERT INTO analytics.export_jobs (
-    org_id, granularity, window_start, window_end, models, compress, requested_by, request_key)
-VALUES (%(org_id)s::uuid, %(granularity)s, %(window_start)s, %(window_end)s, %(models)s::text[], %(compress)s,
-        %(requested_by)s, %(idempotency_key)s)
+    org_id, granularity, window_start, window_end, models, group_by, time_zone, compress, requested_by, request_key)
+VALUES (%(org_id)s::uuid, %(granularity)s, %(window_start)s, %(window_end)s, %(models)s::text[], %(group_by)s,
+        %(time_zone)s, %(compress)s, %(requested_by)s, %(idempotency_key)s)
 ON CONFLICT (org_id, requested_by, request_key) DO NOTHING
 RETURNING *;
 
@@ -12,7 +12,8 @@ RETURNING *;
 -- release before this wrote the key to idempotency_key.
 SELECT *,
        granularity = %(granularity)s AND window_start = %(window_start)s AND window_end = %(window_end)s
-           AND models IS NOT DISTINCT FROM %(models)s::text[] AND compress = %(compress)s AS same_request
+           AND models IS NOT DISTINCT FROM %(models)s::text[] AND group_by = %(group_by)s
+           AND time_zone = %(time_zone)s AND compress = %(compress)s AS same_request
 FROM analytics.export_jobs
 WHERE org_id = %(org_id)s::uuid AND requested_by = %(requested_by)s
   AND (request_key = %(idempotency_key)s OR idempotency_key = %(idempotency_key)s)
@@ -41,11 +42,12 @@ LIMIT %(limit)s;
 LISTEN analytics_export_jobs;
 
 -- name: claim_job
--- Takes the oldest job that is due or whose lease has ended, and that has attempts left.
+-- Takes the oldest job that is due or whose lease has ended, and that has attempts left. Of cuts that is due_at:
+-- the release before must not see them (sql/migrations/0017_export_cuts.sql).
 WITH due AS (
     SELECT org_id, job_id FROM analytics.export_jobs
     WHERE status IN ('pending', 'running') AND attempt < %(max_attempts)s
-      AND CASE status WHEN 'pending' THEN not_before ELSE lease_until END <= now()
+      AND coalesce(due_at, CASE status WHEN 'pending' THEN not_before ELSE lease_until END) <= now()
     ORDER BY created_at
     LIMIT 1
     FOR UPDATE SKIP LOCKED
@@ -56,13 +58,14 @@ UPDATE analytics.export_jobs AS job SET
     rows_done = 0, leftovers = job.fencing_token > 0
 FROM due
 WHERE job.org_id = due.org_id AND job.job_id = due.job_id
-RETURNING job.org_id, job.job_id, job.granularity, job.window_start, job.window_end, job.models, job.compress,
-          job.attempt, job.fencing_token;
+RETURNING job.org_id, job.job_id, job.granularity, job.window_start, job.window_end, job.models, job.group_by,
+          job.time_zone, job.compress, job.attempt, job.fencing_token;
 
 -- name: seconds_until_due
 -- How long until the next retry is due or the next lease ends; NULL when no job waits.
-SELECT extract(epoch FROM min(CASE status WHEN 'pending' THEN greatest(not_before, created_at)
-                                          ELSE lease_until END) - now())::double precision AS seconds
+SELECT extract(epoch FROM min(greatest(
+           coalesce(due_at, CASE status WHEN 'pending' THEN not_before ELSE lease_until END), created_at)) - now()
+       )::double precision AS seconds
 FROM analytics.export_jobs
 WHERE status IN ('pending', 'running');
 
@@ -79,7 +82,7 @@ UPDATE analytics.export_jobs SET
     status = 'succeeded', lease_until = NULL, completed_at = coalesce(completed_at, now()),
     expires_at = coalesce(expires_at, now() + %(retention)s),
     rows_done = %(row_count)s, row_count = %(row_count)s, checksum = %(checksum)s, size_bytes = %(size_bytes)s,
-    data_as_of = %(data_as_of)s, object_key = %(object_key)s, error = NULL
+    data_as_of = %(data_as_of)s, complete_since = %(complete_since)s, object_key = %(object_key)s, error = NULL
 WHERE org_id = %(org_id)s::uuid AND job_id = %(job_id)s::uuid AND fencing_token = %(fencing_token)s
   AND status IN ('running', 'succeeded');
 
@@ -112,7 +115,7 @@ UPDATE analytics.export_jobs SET
 WHERE (org_id, job_id) IN (
     SELECT org_id, job_id FROM analytics.export_jobs
     WHERE status IN ('pending', 'running') AND attempt >= %(max_attempts)s
-      AND CASE status WHEN 'pending' THEN not_before ELSE lease_until END <= now()
+      AND coalesce(due_at, CASE status WHEN 'pending' THEN not_before ELSE lease_until END) <= now()
     FOR UPDATE SKIP LOCKED)
 RETURNING org_id, job_id;
 

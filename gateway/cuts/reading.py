@@ -11,7 +11,6 @@ from typing import Any
 from gateway.cuts.parse import plan_of
 from gateway.database import GatewayDatabase
 from gateway.http.problems import Fault, Problem
-from shared.buckets import rfc3339
 from shared.clock import Clock
 from shared.cut import Cut
 from shared.cut_plan import Group, Kept, Plan, Read, read_kept
@@ -44,16 +43,10 @@ class Reading:
         self._winners = self._largest() if cut.top is not None else None
 
     def complete_since(self) -> datetime | None:
-        """Return since when the cut's dimension is complete and rollups are kept, None when all is there.
-
-        Of rollups that retention removed this tells only where the answer reaches back to them.
-        """
-        cut, plan = self.plan.cut, self.plan
-        found = [plan.kept[cut.dimension].complete_since] if cut.dimension else []
-        begin = previous(plan.start, plan.end, cut.tz) if cut.compare else plan.start
-        if begin < plan.kept_since and cut.granularity != "minute":
-            found.append(plan.kept_since)
-        return max(filter(None, found), default=None)
+        """Return since when the answer has all events; None when it has."""
+        plan = self.plan
+        begin = previous(plan.start, plan.end, plan.cut.tz) if plan.cut.compare else plan.start
+        return plan.complete_since(begin)
 
     def usage(self, plan: Plan | None = None) -> Iterator[Row]:
         """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many, and
@@ -116,11 +109,8 @@ class Reading:
         if plan is None or plan.oldest_event is None:
             return
         [(kept_since,)] = self._open.rows(_SQL["events_kept_since"], {})
-        if kept_since is not None and plan.oldest_event < kept_since:
-            reason = (
-                "begins before the raw events that are kept, which minutes and hours that do not begin with "
-                f"an hour of UTC are read from; the oldest are of {rfc3339(kept_since)}"
-            )
+        reason = plan.lacks_events(kept_since)
+        if reason is not None:
             raise Problem.invalid([Fault(field="start", reason=reason)])
 
     def _counted(self, cur: Cursor) -> int:

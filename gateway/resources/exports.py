@@ -10,28 +10,25 @@ import falcon
 
 from gateway.access.audit import write_audit_row
 from gateway.access.authorize import EXPORTS_CREATE, EXPORTS_DOWNLOAD, EXPORTS_READ
-from gateway.access.middleware import refuse_repeated
+from gateway.cuts.parse import plan_of
 from gateway.database import GatewayDatabase
 from gateway.http.answers import encode, rfc3339_or_none, send
-from gateway.http.bodies import read_object
 from gateway.http.params import Params
-from gateway.http.problems import Faults, Problem
-from shared.buckets import rfc3339, widen
+from gateway.http.problems import Fault, Problem
+from gateway.resources.export_request import read_request
+from shared.buckets import rfc3339
 from shared.clock import Clock
-from shared.export_job import EXPORT_STATUSES
+from shared.cut import Cut
+from shared.cut_plan import read_kept
+from shared.export_job import EXPORT_STATUSES, is_plain
 from shared.postgres import Cursor, Row, fetch_rows
 from shared.s3 import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements
-from shared.validators import Invalid, check_window, choice, texts, time, uuid
-
-MAX_WINDOW = timedelta(days=31)
-_FIELDS = {"timeRange", "granularity", "models", "compression"}
-_MAX_MODELS = 100
-_MAX_BODY_BYTES = 512 * 1024
-GRAINS = {"hourly": "hour", "daily": "day", "monthly": "day"}
-COMPRESSIONS = {"none": False, "gzip": True}
+from shared.validators import Invalid, time, uuid
+from shared.zones import local_text, zone
 
 _SQL = load_statements("export_jobs.sql")
+_CUTS = load_statements("cuts.sql")
 
 
 class ExportsResource:
@@ -39,15 +36,16 @@ class ExportsResource:
 
     NEEDS: ClassVar = {"POST": EXPORTS_CREATE, "GET": EXPORTS_READ}
 
-    def __init__(self, database: GatewayDatabase) -> None:
+    def __init__(self, database: GatewayDatabase, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Create a job, or find the one that the same Idempotency-Key created."""
         Params(req.query_string).check()
-        wanted = _wanted(req)
-        wanted |= {"org_id": org_id, "requested_by": req.context.subject}
-        job = self._database.transaction(partial(_create, wanted=wanted, req=req))
+        wanted, cut = read_request(req, org_id)
+        now = self._clock()
+        job = self._database.transaction(partial(_create, wanted=wanted, cut=cut, now=now, req=req))
         req.context.audited = True
         resp.status = 202
         resp.location = f"{req.path}/{job['job_id']}"
@@ -122,10 +120,12 @@ class DownloadResource:
         )
 
 
-def _create(cur: Cursor, wanted: dict[str, Any], req: falcon.Request) -> Row:
+def _create(cur: Cursor, wanted: dict[str, Any], cut: Cut, now: datetime, req: falcon.Request) -> Row:
     """Create the job, or find the one that the key's first request created; with its audit row."""
     found = fetch_rows(cur, _SQL["find_job_by_key"], wanted) if wanted["idempotency_key"] is not None else []
     if not found:
+        if not is_plain(wanted["group_by"], wanted["time_zone"]):
+            _check_kept(cur, cut, now)
         created = fetch_rows(cur, _SQL["create_job"], wanted)
         # Not created: another request has just done so.
         found = created or fetch_rows(cur, _SQL["find_job_by_key"], wanted)
@@ -134,6 +134,17 @@ def _create(cur: Cursor, wanted: dict[str, Any], req: falcon.Request) -> Row:
         raise Problem(422, detail, slug="idempotency-key-reused")
     write_audit_row(cur, req)
     return found[0]
+
+
+def _check_kept(cur: Cursor, cut: Cut, now: datetime) -> None:
+    """Raise Problem 400 for a cut that could not be delivered now; the worker looks again (cut_file.py)."""
+    plan = plan_of(cut, read_kept(cur), now)
+    if plan.oldest_event is not None:
+        cur.execute(_CUTS["events_kept_since"])
+        [(kept_since,)] = cur.fetchall()
+        reason = plan.lacks_events(kept_since)
+        if reason is not None:
+            raise Problem.invalid([Fault(field="timeRange.start", reason=reason)])
 
 
 def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Row:
@@ -148,13 +159,19 @@ def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Row:
 
 
 def _shown(job: Row) -> dict[str, Any]:
+    tz = zone(job["time_zone"])
     return {
         "jobId": job["job_id"],
         "orgId": job["org_id"],
         "status": job["status"],
         "granularity": job["granularity"],
-        "timeRange": {"start": rfc3339(job["window_start"]), "end": rfc3339(job["window_end"])},
+        "timeRange": {
+            "start": local_text(job["window_start"], tz),
+            "end": local_text(job["window_end"], tz),
+        },
         "models": job["models"],
+        "groupBy": job["group_by"],
+        "timeZone": job["time_zone"],
         "compression": "gzip" if job["compress"] else "none",
         "createdAt": rfc3339_or_none(job["created_at"]),
         "startedAt": rfc3339_or_none(job["started_at"]),
@@ -165,6 +182,7 @@ def _shown(job: Row) -> dict[str, Any]:
         "checksum": job["checksum"],
         "sizeBytes": job["size_bytes"],
         "dataAsOf": rfc3339_or_none(job["data_as_of"]),
+        "completeSince": rfc3339_or_none(job["complete_since"]),
         "requestedBy": job["requested_by"],
         "error": job["error"],
     }
@@ -190,58 +208,3 @@ def _read_cursor(params: Params) -> tuple[datetime | None, str | None]:
 
 def _write_cursor(job: Row) -> str:
     return base64.urlsafe_b64encode(f"{rfc3339(job['created_at'])} {job['job_id']}".encode()).decode()
-
-
-def _wanted(req: falcon.Request) -> dict[str, Any]:
-    """Read the body and the Idempotency-Key. Raises Problem that names every fault."""
-    refuse_repeated(req, "Idempotency-Key")
-    body = read_object(req, max_bytes=_MAX_BODY_BYTES)
-    faults = Faults()
-    for name in body.keys() - _FIELDS:
-        faults.note(name[:100], "is not a field here")
-    granularity = faults.read("granularity", choice(GRAINS), body.get("granularity", "daily")) or "daily"
-    compression = faults.read("compression", choice(COMPRESSIONS), body.get("compression", "none")) or "none"
-    start, end = _window(body.get("timeRange"), GRAINS[granularity], faults)
-    wanted = {
-        "granularity": granularity,
-        "window_start": start,
-        "window_end": end,
-        "models": _models(body.get("models"), faults),
-        "compress": COMPRESSIONS[compression],
-        "idempotency_key": faults.read(
-            "Idempotency-Key", _idempotency_key, req.get_header("Idempotency-Key")
-        ),
-    }
-    faults.check()
-    return wanted
-
-
-def _window(value: object, grain: str, faults: Faults) -> tuple[datetime | None, datetime | None]:
-    """Return the window widened to whole buckets, (None, None) when it is at fault."""
-    if not isinstance(value, dict) or value.keys() != {"start", "end"}:
-        faults.note("timeRange", "must be an object with start and end and nothing else")
-        return None, None
-    start, end = (faults.read(f"timeRange.{name}", time, value[name]) for name in ("start", "end"))
-    if start is None or end is None:
-        return None, None
-    try:
-        check_window(start, end, max_span=MAX_WINDOW)
-        return widen(start, end, grain)
-    except Invalid as error:
-        faults.note("timeRange.end", str(error))
-    except OverflowError:
-        faults.note("timeRange.end", "is too late")
-    return None, None
-
-
-def _models(value: object, faults: Faults) -> list[str] | None:
-    if value is None:
-        return None
-    found = faults.read("models", texts(max_values=_MAX_MODELS, max_length=200), value)
-    return None if found is None else sorted(found)
-
-
-def _idempotency_key(value: str | None) -> str | None:
-    if value is not None and not (1 <= len(value) <= 200 and value.isascii() and value.isprintable()):
-        raise Invalid("must be 1 to 200 printable ASCII characters")
-    return value

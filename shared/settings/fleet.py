@@ -114,6 +114,16 @@ def _dedupe_window() -> Any:
     )
 
 
+def _listen_url() -> Any:
+    return setting(
+        "DATABASE_LISTEN_URL",
+        optional(DATABASE_URL),
+        "where to listen for new batches or export jobs, past a pooler; without it at `DATABASE_URL`",
+        default="",
+        secret=True,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class IngestorSettings(LogSettings, DatabaseSettings, BrokerSettings):
     """Settings of `python -m ingestor`."""
@@ -148,13 +158,7 @@ class RollupWorkerSettings(LogSettings, DatabaseSettings):
         default="client,apiKey,provider,operation,actor:day",
         may_be_empty=True,
     )
-    listen_url: str | None = setting(
-        "DATABASE_LISTEN_URL",
-        optional(DATABASE_URL),
-        "where to listen for new batches, past a pooler; without it at `DATABASE_URL`",
-        default="",
-        secret=True,
-    )
+    listen_url: str | None = _listen_url()
     dedupe_window: timedelta = _dedupe_window()
     event_retention: timedelta = setting(
         "EVENT_RETENTION", duration("1d", "3650d"), "how long raw events are kept", default="400d"
@@ -181,6 +185,7 @@ class ExportWorkerSettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
     interval: timedelta = setting(
         "EXPORT_WORKER_INTERVAL", duration("10ms", "1h"), "look for jobs at least this often", default="30s"
     )
+    listen_url: str | None = _listen_url()
     retention: timedelta = setting(
         "EXPORT_RETENTION",
         duration("1s", "3650d"),

@@ -1,14 +1,17 @@
 """What an acceptance test has: a fleet of real processes, a way to publish, and the books to check."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.local.books import Books
+from deploy.local.stack import LocalStack
 from deploy.local.traffic import Publisher
 from tests.support.fleet import Fleet
 from tests.support.places import TestBroker, TestDatabase
+from tests.support.release_before import migrate, unpack
 
 
 @pytest.fixture
@@ -31,3 +34,23 @@ def books(database: TestDatabase, broker: TestBroker) -> Iterator[Books]:
     opened = Books(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The code of the release before."""
+    folder = tmp_path_factory.mktemp("release_before")
+    unpack(folder)
+    return folder
+
+
+@pytest.fixture
+def environ_before(
+    stack: LocalStack, release_before: Path, broker: TestBroker, redis_url: str, s3: dict[str, str]
+) -> Iterator[dict[str, str]]:
+    """The settings of a fleet whose database has the schema of the release before."""
+    name = f"upgrade_{os.getpid()}"
+    url = stack.create_database(name)
+    migrate(url, release_before)
+    yield {"DATABASE_URL": url, "REDIS_URL": redis_url, **stack.process_urls(url), **broker.settings, **s3}
+    stack.drop_database(name)

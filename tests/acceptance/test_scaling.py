@@ -159,6 +159,16 @@ def test_the_autoscalers_login_counts_the_export_jobs_that_need_a_worker(databas
             insert.execute(jobs)
         cur.execute(query)
         assert cur.fetchone() == (3,)
+        # Those that the release before must not see are due by another column.
+        with closing(psycopg2.connect(database.owner_url)) as owner, owner, owner.cursor() as insert:
+            insert.execute(
+                jobs.replace("requested_by,", "requested_by, time_zone,").replace(
+                    "'x',", "'x', 'Asia/Tokyo',"
+                )
+            )
+        connection.commit()
+        cur.execute(query)
+        assert cur.fetchone() == (6,)
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             cur.execute("SELECT org_id FROM analytics.export_jobs")
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,67 +15,17 @@ import urllib3
 from deploy.local.api import Api, wait_until
 from deploy.local.books import Books
 from deploy.local.checkout import ROOT
-from deploy.local.stack import LocalStack
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode
 from tests.support.fleet import Fleet, Process
 from tests.support.places import TestBroker
+from tests.support.release_before import migrate
 
-RELEASE_BEFORE = "2b2f4963395e27d178d72ecf32c6a07c356bf861"
 NAMES = ("rollup_worker", "ingestor", "gateway")
 NOW = datetime.now(UTC)
 WINDOW = {
     "start": f"{NOW - timedelta(days=4):%Y-%m-%dT00:00:00Z}",
     "end": f"{NOW + timedelta(days=1):%Y-%m-%dT00:00:00Z}",
 }
-
-
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the release before. A clone without its history cannot have it, and says so loudly."""
-    if git("cat-file", "-e", f"{RELEASE_BEFORE}^{{commit}}").returncode:
-        if git("rev-parse", "--is-shallow-repository").stdout.strip() == "false":
-            pytest.fail(f"commit {RELEASE_BEFORE} is not in this repository's history")
-        reason = (
-            f"THE UPGRADE IS NOT TESTED: this clone has no commit {RELEASE_BEFORE}; clone with full history"
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.warn(reason, stacklevel=1)
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("release_before")
-    archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", RELEASE_BEFORE], capture_output=True, check=True
-    )
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
-    return folder
-
-
-def migrate(database_url: str, root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "shared.migrate"],
-        cwd=root,
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": database_url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def environ_before(
-    stack: LocalStack, release_before: Path, broker: TestBroker, redis_url: str, s3: dict[str, str]
-) -> Iterator[dict[str, str]]:
-    """The settings of a fleet whose database has the schema of the release before."""
-    name = f"upgrade_{os.getpid()}"
-    url = stack.create_database(name)
-    migrate(url, release_before)
-    yield {"DATABASE_URL": url, "REDIS_URL": redis_url, **stack.process_urls(url), **broker.settings, **s3}
-    stack.drop_database(name)
 
 
 class Load:

@@ -103,6 +103,7 @@ def test_an_object_says_whose_it_is_and_what_it_holds(exports: Exports) -> None:
     assert stored.content_type == "text/csv; charset=utf-8"
     assert stored.metadata == {
         "org-id": ORG, "job-id": str(row["job_id"]), "granularity": "daily",
+        "group-by": "model", "time-zone": "UTC",
         "window-start": "2026-03-01T00:00:00Z", "window-end": "2026-03-08T00:00:00Z",
     }  # fmt: skip
     tags = exports.store._client.get_object_tags(exports.s3["S3_BUCKET"], row["object_key"])

@@ -207,7 +207,8 @@ def asked(**changes: Any) -> Row:
     """Return a request's parameters: a daily export of March's first week, but for the changes."""
     return {
         "org_id": ORG, "granularity": "daily", "window_start": START, "window_end": START + timedelta(days=7),
-        "models": None, "compress": False, "requested_by": "tester", "idempotency_key": None,
+        "models": None, "group_by": "model", "time_zone": "UTC", "compress": False,
+        "requested_by": "tester", "idempotency_key": None,
     } | changes  # fmt: skip
 
 

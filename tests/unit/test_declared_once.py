@@ -7,10 +7,10 @@ import pytest
 
 from gateway.cuts.reading import MAX_POINTS
 from gateway.incidents.export import DEFAULT_ROWS, MAX_ROWS
-from gateway.resources.exports import COMPRESSIONS, GRAINS
+from gateway.resources.export_request import COMPRESSIONS
 from gateway.resources.freshness import MAX_ENTRIES
 from shared.cut import MAX_WINDOWS, ORDERS
-from shared.export_job import EXPORT_STATUSES
+from shared.export_job import EXPORT_GRANULARITIES, EXPORT_STATUSES
 from shared.statements import SQL_FOLDER
 from shared.usage_event.schema import STATUSES
 from tests.support.gateway_app import DOCUMENT
@@ -30,7 +30,7 @@ def parameter(path: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "words", [STATUSES, EXPORT_STATUSES, tuple(GRAINS)], ids=["event", "job", "granularity"]
+    "words", [STATUSES, EXPORT_STATUSES, tuple(EXPORT_GRANULARITIES)], ids=["event", "job", "granularity"]
 )
 def test_the_tables_allow_exactly_the_words_of_the_code(words: tuple[str, ...]) -> None:
     lists = [tuple(re.findall(r"'(\w+)'", found)) for found in re.findall(r"\bIN \(([^()]*)\)", MIGRATIONS)]
@@ -44,7 +44,7 @@ def test_the_description_names_the_words_of_the_code() -> None:
     assert parameter("exports", "status")["enum"] == list(EXPORT_STATUSES)
     job = SCHEMAS["ExportJob"]["properties"]
     assert job["status"]["enum"] == list(EXPORT_STATUSES)
-    assert job["granularity"]["enum"] == list(GRAINS)
+    assert job["granularity"]["enum"] == list(EXPORT_GRANULARITIES)
     assert job["compression"]["enum"] == list(COMPRESSIONS)
     assert parameter("reliability", "granularity")["enum"] == list(MAX_WINDOWS)
     assert parameter("usage", "granularity")["enum"] == [word for word in MAX_WINDOWS if word != "minute"]
