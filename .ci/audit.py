@@ -1,7 +1,7 @@
 """Asks PyPI whether what we ship has known vulnerabilities: `python .ci/audit.py`. Part of `make check`.
 
-Exit code 1 names them. Where nobody answers it says so and passes, so that work goes on offline. It looks at
-requirements.lock, which the image is made of, and not at the tools of development.
+Exit code 1 names them. Where nobody answers it prints that and passes, so that work goes on offline. It looks
+at requirements.lock, which the image is made of, and not at the tools of development.
 """
 
 import json
@@ -25,7 +25,7 @@ def main() -> int:
     try:
         found = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         if re.match(r"requests\.exceptions\.|pip_audit\S*(Connection|Service)Error", reason):
             print("pip-audit: skipped, PyPI does not answer")
             return 0
@@ -38,7 +38,7 @@ def main() -> int:
     faults = [(each["name"], each["version"], fault) for each in asked for fault in each["vulns"]]
     for name, version, fault in faults:
         fixed = ", ".join(fault["fix_versions"]) or "no version yet"
-        print(f"{name} {version}: {fault['id']}, mended in {fixed}")
+        print(f"{name} {version}: {fault['id']}, fixed in {fixed}")
     print(
         f"pip-audit: {len(asked)} of {len(found)} packages asked about, {len(faults)} vulnerabilities known"
     )

@@ -86,7 +86,7 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application
 
 
 def _require_needs(resource: Any) -> None:
-    """Raise TypeError for a resource that does not say what each of its methods needs."""
+    """Raise TypeError for a resource that does not declare what each of its methods needs."""
     methods = {name[3:].upper() for name in dir(resource) if name.startswith("on_")}
     if methods != set(getattr(resource, "NEEDS", {})):
         raise TypeError(f"{type(resource).__name__}.NEEDS must name exactly {', '.join(sorted(methods))}")

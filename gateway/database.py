@@ -162,7 +162,7 @@ class Open:
 
 
 def _failed_at_once(error: DatabaseUnavailable, began: float) -> bool:
-    """Tell whether a connection had died idle, or a new one was refused, as a restart leaves and makes them.
+    """Return whether a connection had died idle, or a new one was refused, as after a restart.
 
     That shows at once. A server that is silent takes a whole limit, and asking it again another one.
     """

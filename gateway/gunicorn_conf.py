@@ -48,7 +48,7 @@ limit_request_line = 8190
 limit_request_fields = 64
 limit_request_field_size = 32_768  # X-Actor-Orgs may name hundreds of organisations
 control_socket_disable = True
-# No header tells under which path, scheme or address this is reached: of those that a proxy before it
+# No header decides under which path, scheme or address this is reached: of those that a proxy before it
 # sets, only the actor's are believed, and they are the application's business.
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
@@ -63,7 +63,7 @@ logconfig_dict = {
 
 
 def on_starting(_arbiter: Any) -> None:
-    """Say with which settings the gateway starts."""
+    """Log with which settings the gateway starts."""
     log = configure_logs(_settings, "gateway")
     log_start(log, _settings, os.environ)
     logging.getLogger("gunicorn.error").addFilter(refusals.is_no_silent_client)

@@ -42,7 +42,7 @@ def consume() -> int:
 
 
 def replay_dead_letters(options: argparse.Namespace) -> int:
-    """Put dead letters back and say what was done."""
+    """Put dead letters back and print what was done."""
     settings = load_or_exit(BrokerSettings, os.environ)
     try:
         summary = replay(
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="")
     command = commands.add_parser(
         "replay-dead-letters",
-        help="put dead letters back into the queue of events, after their cause was mended",
+        help="put dead letters back into the queue of events, after their cause was fixed",
         description="Puts the dead letters that are there now back into the queue of events, oldest "
         "first. Those that are still invalid come back as dead letters. Needs RABBITMQ_URL.",
     )

@@ -72,7 +72,7 @@ class Consumer:
         self._gathering.hand_over()
 
     def close(self) -> None:
-        """Close the connection; is_closed says when that is done."""
+        """Close the connection; is_closed is true when that is done."""
         self._session.close()
 
     @property

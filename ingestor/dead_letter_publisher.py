@@ -123,7 +123,7 @@ class DeadLetterPublisher:
         self._metrics.dead_letters_unconfirmed.set(self.unconfirmed)
 
     def close(self) -> None:
-        """Close the connection; is_closed says when that is done."""
+        """Close the connection; is_closed is true when that is done."""
         self._session.close()
 
     @property

@@ -1,4 +1,4 @@
-"""Gathers messages into a batch until it is full or due, and hands it to the writers."""
+"""Gathers messages into a batch until it is full or due, and passes it to the writers."""
 
 from datetime import timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from shared.rabbitmq.session import Loop
 # A batch that is due while the writers are busy may as well grow; how long until the next look.
 _BUSY_SECONDS = 0.01
 
-# Older than the oldest event that is taken, a message's timestamp says nothing about the queue.
+# Older than the oldest event that is taken, a message's timestamp is no measure of the queue.
 _MAX_AGE_SECONDS = 400 * 86_400
 
 

@@ -121,7 +121,7 @@ class OversizedMover:
             self.fault = f"{len(moves)} oversized messages are not moved, one for {now - oldest:.0f} s"
 
     def close(self) -> None:
-        """Close the connection; is_closed says when that is done."""
+        """Close the connection; is_closed is true when that is done."""
         self._session.close()
 
     @property

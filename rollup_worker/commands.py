@@ -59,7 +59,7 @@ def run_command(options: argparse.Namespace, settings: RollupWorkerSettings) -> 
 
 
 def _drop(options: argparse.Namespace, settings: RollupWorkerSettings, database: Database) -> int:
-    """Drop a dimension, if whoever calls says so twice."""
+    """Drop a dimension, if whoever calls confirms it."""
     name = options.dimension
     if any(each.name == name for each in settings.rollup_dimensions):
         raise AnalyticsError(

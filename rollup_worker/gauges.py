@@ -1,8 +1,8 @@
 """The numbers that are looked up rather than counted: lag, pending batches, the last five minutes.
 
-They come from the database on connections of their own, so a stuck rollup shows as a growing lag; the dear
-ones have one to themselves, so that they never hold up the cheap. What could not be read is not exported.
-Every worker exports the same truth; dashboards and alerts take the maximum over workers.
+They come from the database on connections of their own, so a stuck rollup shows as a growing lag. The slow
+reads have a connection of their own, so that they never delay the fast ones. What could not be read is not
+exported. Every worker exports the same truth; dashboards and alerts take the maximum over workers.
 """
 
 import time

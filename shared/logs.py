@@ -73,7 +73,7 @@ def configure_logs(settings: LogSettings, process: str) -> structlog.stdlib.Boun
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    # pika tells every connection attempt at INFO, which drowns our own lines while a broker is away.
+    # pika logs every connection attempt at INFO, which drowns our own lines while a broker is away.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(process)
     return logger

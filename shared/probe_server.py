@@ -1,7 +1,7 @@
 """/healthz, /readyz and /metrics of a worker process, on a port of its own.
 
 /healthz speaks of the process alone (its loop moves, its channel is open) and never of a dependency:
-restarting the process does not mend a database. /readyz speaks of the dependencies.
+restarting the process does not repair a database. /readyz speaks of the dependencies.
 
 One thread serves all clients, so that the slow ones cost a socket each and no more: there are at most
 MAX_CONNECTIONS, a newcomer ends the oldest, and none lasts longer than MAX_SECONDS. A check runs in a thread
@@ -140,7 +140,7 @@ class _Probes:
             return await (self._scrape(headers) if path == "/metrics" else self._probe(path)), method
         except Exception:  # noqa: BLE001  a check is anybody's code; its mistake is answered and logged
             _log.exception("a probe failed", path=path)
-            return _problem(500, "The probe failed; the log says how."), method
+            return _problem(500, "The probe failed; the log has the reason."), method
 
     async def _probe(self, path: str) -> _Answer:
         """Run a check, or wait for the one that runs already."""

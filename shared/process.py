@@ -174,7 +174,7 @@ def exit_code(run: Callable[[], None]) -> int:
     except PartFailed as failed:
         cause = failed.__cause__
         _log.critical("ended by an error", part=failed.part, reason=_described(cause), exc_info=cause)
-    except Exception as error:  # noqa: BLE001  whatever it is, it ends the process and is said
+    except Exception as error:  # noqa: BLE001  whatever it is, it ends the process and is logged
         _log.critical("ended by an error", reason=_described(error), exc_info=error)
     else:
         _log.info("stopped")

@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of xdist where the servers are."""
+    """Give a worker of xdist the servers' addresses."""
     node.workerinput["stack_home"] = str(node.config.stash[_HOME])
 
 
@@ -59,7 +59,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
-    """Say which servers the tests ran against."""
+    """Print which servers the tests ran against."""
     if used := config.stash[_OWNED].used:
         terminalreporter.write_line(f"ran against {used}")
 

@@ -20,11 +20,11 @@ _UP_LOG = STATE / "up.log"
 
 def run(lock: checkout.Lock | None = None) -> int:
     """Run until a signal or until a process ends."""
-    from deploy.local.launcher import LocalFleet, run_fleet, say  # noqa: PLC0415  needs .venv, down does not
+    from deploy.local.launcher import LocalFleet, run_fleet, write_line  # noqa: PLC0415  needs .venv, down does not
 
     def wait(fleet: LocalFleet) -> int:
         for name, url in fleet.urls.items():
-            say(f"{name}={url}")
+            write_line(f"{name}={url}")
         try:
             fleet.wait()
         except KeyboardInterrupt:
@@ -57,7 +57,7 @@ def up() -> int:
 
 
 def _follow(background: subprocess.Popen[bytes]) -> int:
-    """Print what the process in the background says until it is ready or has ended."""
+    """Print the output of the process in the background until it is ready or has ended."""
     shown = 0
     while True:
         ended = background.poll() is not None

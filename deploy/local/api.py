@@ -13,7 +13,7 @@ ADMIN = {"X-Actor-Subject": "operator", "X-Actor-Roles": "admin"}
 
 
 class Api:
-    """Speaks to one gateway as one actor (an administrator unless told)."""
+    """Speaks to one gateway as one actor (an administrator by default)."""
 
     def __init__(self, gateway_url: str, actor: Mapping[str, str] = ADMIN) -> None:
         self._base = gateway_url.rstrip("/")
@@ -33,18 +33,18 @@ class Api:
 
     def usage(self, org_id: str, start: datetime, end: datetime, **parameters: str) -> Any:
         """Return the usage answer of an organisation over [start, end)."""
-        window = {"start": _zulu(start), "end": _zulu(end)}
+        window = {"start": _utc_text(start), "end": _utc_text(end)}
         return self.get(f"/orgs/{org_id}/usage", **window, **parameters)
 
 
-def _zulu(instant: datetime) -> str:
+def _utc_text(instant: datetime) -> str:
     return instant.isoformat().replace("+00:00", "Z")
 
 
 def wait_until(
     condition: Callable[[], bool], *, seconds: float, what: str, every_seconds: float = 0.2
 ) -> None:
-    """Poll until the condition holds. Raises AssertionError that says what was waited for."""
+    """Poll until the condition holds. Raises AssertionError that names what was waited for."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

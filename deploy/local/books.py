@@ -1,4 +1,4 @@
-"""The books of a test: what the database, the queues and the API say, held against what was published."""
+"""What the database, the queues and the API show of a run, compared with what was published."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -114,16 +114,16 @@ class Books:
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the messages of the dead-letter queue and leave them there."""
-        letters: list[DeadLetter] = []
+        dead_letters: list[DeadLetter] = []
         connection = pika.BlockingConnection(pika.URLParameters(self._rabbitmq_url))
         try:
             channel = connection.channel()
             while True:
                 method, properties, body = channel.basic_get(self._dead_letter_queue)
                 if method is None:
-                    return letters
+                    return dead_letters
                 headers = properties.headers or {}
-                letters.append(
+                dead_letters.append(
                     DeadLetter(
                         headers.get("x-reason", ""),
                         headers.get("x-detail", ""),

@@ -2,7 +2,7 @@
 
 The launcher locks `.stack/lock` with flock, and each guard of a server inherits the lock. So the kernel
 keeps it until the launcher and every server have ended, however that happens, and no file that is left
-over can be mistaken for a running stack. The file says who took the lock: command, process id, start
+over can be mistaken for a running stack. The file names who took the lock: command, process id, start
 time. A process is signalled only when its start time is the recorded one. Standard library only, so that
 `make down` works without `.venv`.
 """
@@ -35,17 +35,17 @@ class Holder:
     command: str
     pid: int
     birth: str
-    """When the process started, as the system writes it: it tells two processes of one number apart."""
+    """When the process started, as the system writes it: it distinguishes two processes of one number."""
     since: str
     ready: bool = False
-    """Whether every process of the stack has said that it is ready."""
+    """Whether every process of the stack is ready."""
 
     def __str__(self) -> str:
         return f"`{self.command}` (process {self.pid}, since {self.since})"
 
     @property
     def alive(self) -> bool:
-        """Tell whether this very process still runs."""
+        """Return whether this very process still runs."""
         return bool(self.birth) and _birth(self.pid) == self.birth
 
     def signal(self, number: signal.Signals) -> None:
@@ -91,7 +91,7 @@ class Lock:
 
 
 def acquire(command: str) -> Lock:
-    """Take the lock for a command. Raises StackError that says who holds it and what to do."""
+    """Take the lock for a command. Raises StackError that names who holds it and what to do."""
     STATE.mkdir(mode=0o755, exist_ok=True)
     lock = _try_lock()
     deadline = time.monotonic() + _MAX_STOP_SECONDS

@@ -31,7 +31,7 @@ IMAGES = {
 }
 
 _SILENCE_SECONDS = 5
-"""How long the engine may say nothing, also between two lines about a pull's progress."""
+"""How long the engine may write nothing, also between two lines about a pull's progress."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class ContainerServer:
 
 
 def choose() -> tuple[bool, str]:
-    """Return whether to use containers, and words that say so.
+    """Return whether to use containers, and that choice in words.
 
     Raises StackError when TEST_SERVERS asks for containers that cannot be had, or for something unknown.
     """

@@ -30,10 +30,10 @@ _PROBES = {
     "rollup_worker": "/readyz",
     "export_worker": "/readyz",
 }
-"""The path that tells whether a process is ready, by its name in the Procfile."""
+"""The path that answers whether a process is ready, by its name in the Procfile."""
 
 
-def say(message: str) -> None:
+def write_line(message: str) -> None:
     """Print a line of progress with the time. A terminal that has gone away is no reason to stop."""
     with suppress(OSError):
         sys.stdout.write(f"{datetime.now(UTC):%H:%M:%S}  {message}\n")
@@ -52,20 +52,20 @@ class LocalFleet:
 
     def __init__(self) -> None:
         self._home = _new_home()
-        self.stack = LocalStack(self._home, say=say)
+        self.stack = LocalStack(self._home, write_line=write_line)
         self._processes: list[servers.Server] = []
         self.urls: dict[str, str] = {}
 
     def start(self) -> Self:
-        """Return once every process says it is ready. Raises StackError that says what is wrong."""
+        """Return once every process is ready. Raises StackError with what is wrong."""
         began = time.monotonic()
         ports = _choose_ports()
-        say("starting the servers on loopback, with ports and passwords of their own")
+        write_line("starting the servers on loopback, with ports and passwords of their own")
         self.stack.start()
         self.stack.prepare_database()
-        say("the database is migrated")
+        write_line("the database is migrated")
         self._start_processes(ports)
-        say(f"the fleet is ready after {time.monotonic() - began:.1f} s")
+        write_line(f"the fleet is ready after {time.monotonic() - began:.1f} s")
         return self
 
     def _start_processes(self, ports: dict[str, int]) -> None:
@@ -125,7 +125,9 @@ def run_fleet(command: str, work: Callable[[LocalFleet], int], lock: checkout.Lo
         lock = lock or checkout.acquire(command)
         lock.sign(command)
         if forgotten := env_file.forget_earlier_stack(os.environ):
-            say(f"not using the {len(forgotten)} settings that this shell has from an earlier .stack/env")
+            write_line(
+                f"not using the {len(forgotten)} settings that this shell has from an earlier .stack/env"
+            )
         fleet = LocalFleet()
         try:
             fleet.start()
@@ -134,7 +136,7 @@ def run_fleet(command: str, work: Callable[[LocalFleet], int], lock: checkout.Lo
         finally:
             fleet.stop()
     except KeyboardInterrupt:
-        say("stopped")
+        write_line("stopped")
         return 130
     except (StackError, OSError) as error:
         sys.stderr.write(f"\n{machine.explain(error)}\n")
@@ -145,7 +147,7 @@ def _interrupt(*_: int | FrameType | None) -> None:
     """End what is being done; a second signal must not interrupt the stopping."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError):  # say() may be at work
+    with suppress(OSError):  # write_line() may be at work
         os.write(sys.stdout.fileno(), f"\n{datetime.now(UTC):%H:%M:%S}  stopping\n".encode())
     raise KeyboardInterrupt
 

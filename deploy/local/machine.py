@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 
 
 class StackError(Exception):
-    """The local servers cannot run on this machine; the message says what to do."""
+    """The local servers cannot run on this machine; the message has what to do."""
 
 
 def explain(error: Exception) -> str:
@@ -53,7 +53,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether nobody listens on a TCP port of 127.0.0.1."""
+    """Return whether nobody listens on a TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -68,7 +68,7 @@ def server_user_id() -> int:
 
 
 def reachable(path: Path, user_id: int) -> bool:
-    """Tell whether the user can enter every folder above path."""
+    """Return whether the user can enter every folder above path."""
     if user_id < 0:
         return True
     return all(folder.stat().st_mode & 0o001 for folder in path.resolve().parents)
@@ -80,7 +80,7 @@ _MAX_HOME_LENGTH = 75
 
 
 def suits_servers(home: Path) -> bool:
-    """Tell whether servers can live in a folder: reachable, short enough for their sockets, a plain path.
+    """Return whether servers can live in a folder: reachable, short enough for their sockets, a plain path.
 
     RabbitMQ's scripts and PostgreSQL's list of socket folders do not take every character.
     """
@@ -173,7 +173,7 @@ def epmd_program() -> Path:
 def usable(program: Path, user_id: int, home: Path) -> Path:
     """Return the program where the user can run it: itself, or a copy of its installation below home.
 
-    A checkout below a private folder (/root, say) is closed to the user the servers run as; loosening
+    A checkout below a private folder (such as /root) is closed to the user the servers run as; loosening
     that folder is not ours to do.
     """
     if reachable(program, user_id):

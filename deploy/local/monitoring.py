@@ -1,4 +1,4 @@
-"""A real Prometheus and Alertmanager over a fleet, and a webhook that keeps what it is told."""
+"""A real Prometheus and Alertmanager over a fleet, and a webhook that keeps what it receives."""
 
 import http.server
 import json
@@ -35,7 +35,7 @@ class Webhook:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Write nothing."""
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
@@ -48,7 +48,7 @@ class Webhook:
 
 
 class Monitoring:
-    """Prometheus with the alert rules, each duration divided, and an Alertmanager that tells a webhook.
+    """Prometheus with the alert rules, each duration divided, and an Alertmanager that calls a webhook.
 
     targets: the URL of each process's metrics, without the path, by scrape job. A context manager.
     """
@@ -90,7 +90,7 @@ class Monitoring:
                     f"--config.file={folder}/prometheus.yaml")  # fmt: skip
 
     def query(self, promql: str) -> list[dict[str, Any]]:
-        """Return the instant vector of a query. Raises AssertionError with what Prometheus says."""
+        """Return the instant vector of a query. Raises AssertionError with Prometheus's answer."""
         return self._ask("query", query=promql)
 
     def query_range(self, promql: str, start: float, end: float) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How each server is started, told to be ready, and stopped."""
+"""How each server is started, found ready, and stopped."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ class Server:
     leftovers: list[Path] = field(default_factory=list)
     """Files it leaves outside its folder, removed when it has stopped."""
     ready: Callable[[], bool] = lambda: False
-    """Tells whether it answers; known once it was waited for."""
+    """Whether it answers; known once it was waited for."""
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float = 60) -> None:
         """Wait until it answers. Raises StackError with its log's end when it does not."""
@@ -120,7 +120,7 @@ def start(
 
 
 def postgres_answers(url: str) -> bool:
-    """Tell whether PostgreSQL lets the URL's user in."""
+    """Return whether PostgreSQL lets the URL's user in."""
     try:
         psycopg2.connect(f"{url}/postgres", connect_timeout=2).close()
     except psycopg2.OperationalError:
@@ -129,7 +129,7 @@ def postgres_answers(url: str) -> bool:
 
 
 def rabbitmq_answers(url: str) -> bool:
-    """Tell whether RabbitMQ lets the URL's user in."""
+    """Return whether RabbitMQ lets the URL's user in."""
     parameters = pika.URLParameters(url)
     try:
         # pika is loud about a port that is still closed.
@@ -141,7 +141,7 @@ def rabbitmq_answers(url: str) -> bool:
 
 
 def redis_answers(url: str) -> bool:
-    """Tell whether Redis lets the URL's user in."""
+    """Return whether Redis lets the URL's user in."""
     try:
         with redis.Redis.from_url(url, socket_timeout=2) as client:
             return bool(client.ping())
@@ -150,7 +150,7 @@ def redis_answers(url: str) -> bool:
 
 
 def s3_answers(endpoint: str) -> bool:
-    """Tell whether an S3 server speaks HTTP at the endpoint."""
+    """Return whether an S3 server speaks HTTP at the endpoint."""
     with urllib3.PoolManager(retries=False, timeout=2) as http:
         try:
             return http.request("GET", f"http://{endpoint}/").status in {200, 403}

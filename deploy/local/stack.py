@@ -32,11 +32,11 @@ PROCESS_ROLES = {
 _MIN_FREE_BYTES = 1_000_000_000
 """What the servers need on the disk; RabbitMQ takes no message when it is nearly full."""
 
-Say = Callable[[str], None]
+WriteLine = Callable[[str], None]
 
 
 def quiet(_: str) -> None:
-    """Say nothing."""
+    """Write nothing."""
 
 
 class LocalStack:
@@ -54,7 +54,7 @@ class LocalStack:
         shared_buffers: str = "256MB",
         environ: Mapping[str, str] = os.environ,
         in_containers: bool = False,
-        say: Say = quiet,
+        write_line: WriteLine = quiet,
     ) -> None:
         home.mkdir(mode=0o711, parents=True, exist_ok=True)
         home.chmod(0o711)  # the servers' user passes through to its own private folder and sees nothing else
@@ -72,13 +72,13 @@ class LocalStack:
         self._shared_buffers = shared_buffers
         self._environ = environ
         self._in_containers = in_containers
-        self._say = say
+        self._write_line = write_line
         self.passwords = {prefix: secrets.token_urlsafe(18) for prefix in PROCESS_ROLES}
         self.servers: dict[str, Server | ContainerServer] = {}
         self.settings: dict[str, str] = {}
 
     def start(self) -> Self:
-        """Start the servers side by side. Raises StackError that says what failed and where it logged."""
+        """Start the servers side by side. Raises StackError with what failed and where it logged."""
         starts = containers.starts() if self._in_containers else self._local_starts()
         wanted = {name: start for name, start in starts.items() if not self._environ.get(name)}
         self.settings |= {
@@ -112,7 +112,7 @@ class LocalStack:
         for server in started:
             self.servers[server.name] = server
             self.settings |= server.settings
-        self._say(f"{started[-1].name} is up after {time.monotonic() - began:.1f} s")
+        self._write_line(f"{started[-1].name} is up after {time.monotonic() - began:.1f} s")
 
     def create_database(self, name: str, template: str = "template0") -> str:
         """Create a database and return its owner's URL (here: the administrator's)."""
@@ -184,7 +184,7 @@ class LocalStack:
 
 
 def migrate(database_url: str) -> None:
-    """Bring a database's schema up to date. Raises StackError with what the command said."""
+    """Bring a database's schema up to date. Raises StackError with what the command wrote."""
     done = subprocess.run(
         [sys.executable, "-m", "shared.migrate"],
         cwd=ROOT, env={**os.environ, "DATABASE_URL": database_url, "LOG_FORMAT": "console"},

@@ -154,7 +154,7 @@ class Publisher:
     def publish(self, bodies: Iterable[bytes]) -> int:
         """Publish persistent messages with the time of now; return how many.
 
-        Every thousand messages the broker is asked a question, whose answer tells that it took them.
+        Every thousand messages the broker is asked a question, whose answer shows that it took them.
         """
         count = 0
         for count, body in enumerate(bodies, start=1):

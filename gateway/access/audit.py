@@ -31,5 +31,5 @@ def write_audit_row(cur: Cursor, req: falcon.Request) -> None:
 
 
 def is_audited(req: falcon.Request) -> bool:
-    """Tell whether the decision on a request is one that is audited."""
+    """Return whether the decision on a request is one that is audited."""
     return getattr(req.context, "decision", None) in _AUDITED

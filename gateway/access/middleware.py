@@ -43,7 +43,7 @@ def refuse_repeated(req: falcon.Request, *names: str) -> None:
 
 
 class Resource(Protocol):
-    """A resource says what each of its methods needs: PUBLIC, ANY_ACTOR or a role."""
+    """A resource declares what each of its methods needs: PUBLIC, ANY_ACTOR or a role."""
 
     NEEDS: ClassVar[Mapping[str, str]]
 

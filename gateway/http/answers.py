@@ -57,5 +57,5 @@ class _Held:
 
 
 def has(req: falcon.Request, etag: str) -> bool:
-    """Tell whether the client says it has the answer with this tag."""
+    """Return whether the client says it has the answer with this tag."""
     return not {"*", etag}.isdisjoint(req.if_none_match or ())

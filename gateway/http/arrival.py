@@ -1,4 +1,4 @@
-"""Tells when a whole request has arrived on a connection, so that no thread need wait for one.
+"""Finds out when a whole request has arrived on a connection, so that no thread need wait for one.
 
 Only what decides that is read here: where the head ends and how long the body is. What is malformed goes to
 gunicorn's own parser, which refuses it, as soon as that needs no more bytes to do so.
@@ -66,7 +66,7 @@ class Arrival:
         return self._body_began + MAX_BODY_DELAY_SECONDS + min(size, MAX_BODY_BYTES) / MIN_BYTES_PER_SECOND
 
     def add(self, piece: bytes, now: float) -> None:
-        """Take more bytes; is_whole or refusal say when no more are needed."""
+        """Take more bytes; is_whole or refusal is set when no more are needed."""
         seen = len(self.data)
         self.data += piece
         if not self._in_body:
@@ -131,7 +131,7 @@ class Arrival:
             self.refusal = Refusal(413, f"The request's chunks have more than {_MAX_CHUNKED_BYTES} bytes.")
 
     def _skip_chunk(self, start: int, size: int) -> bool:
-        """Go to the next chunk; tell whether this one has arrived."""
+        """Go to the next chunk; return whether this one has arrived."""
         arrived = min(size, len(self.data) - start)
         if self._decoded + arrived > MAX_BODY_BYTES:
             self.is_whole = self.is_cut_short = True

@@ -1,4 +1,4 @@
-"""Request bodies: JSON that says it is JSON, in bounded size, with no key twice."""
+"""Request bodies: JSON with its media type, in bounded size, with no key twice."""
 
 import json
 from typing import Any

@@ -47,7 +47,7 @@ class Fault(TypedDict):
 class Problem(Exception):
     """A request that is refused, as its client will read it.
 
-    slug: a word group when the status alone does not say it.
+    slug: a word group when the status alone is not enough.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ def _http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPEr
 def _dependency_error(
     req: falcon.Request, resp: falcon.Response, error: DependencyError, _params: Any
 ) -> None:
-    # What the driver said is for the log; it may name hosts and users.
+    # The driver's message is for the log; it may name hosts and users.
     _log.warning("a dependency failed", dependency=error.dependency, error=str(error))
     detail = f"{error.dependency} did not answer in time; nothing is lost, try again."
     _write(req, resp, Problem(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}))

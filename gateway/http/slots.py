@@ -1,7 +1,7 @@
 """Answers that take long or much memory, a few at a time: incident exports, and series of many points.
 
 Each gunicorn worker lets so many of them be under way: by subject, by organisation and in all. One more is a
-429 that says which of the three it met, so that nobody's slow download stands in the way of others.
+429 that names which of the three it met, so that nobody's slow download stands in the way of others.
 """
 
 import threading

@@ -67,7 +67,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.wsgi = self._paced
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until the stop."""
         try:
             super().run()
         finally:
@@ -190,7 +190,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._end_linger(conn)
 
     def _leaves(self, arrival: Arrival, now: float) -> bool:
-        """Tell whether a worker that stops waits no longer for the first byte of a request."""
+        """Return whether a worker that stops waits no longer for the first byte of a request."""
         return not self.alive and arrival.began + _LINGER_SECONDS < now
 
     # Answers.
@@ -206,7 +206,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._linger(conn)
 
     def _linger(self, conn: TConn) -> None:
-        """Say that no more comes, and close when the client has closed or a short time has passed.
+        """Send the end of the connection, and close when the client has closed or a short time has passed.
 
         Closing at once would throw away what it has not read yet. gunicorn waits for that in the poller.
         """
@@ -250,7 +250,7 @@ def _limit(sock: socket.socket) -> None:
 def prepare_request(_worker: Any, request: Any) -> None:
     """gunicorn's pre_request hook.
 
-    It marks repeated headers, which gunicorn joins with a comma, and then nobody could tell.
+    It marks repeated headers, which gunicorn joins with a comma, and then nobody could see it.
     """
     mark = REPEATED_HEADERS.upper()
     request.headers = [header for header in request.headers if header[0] != mark]
@@ -260,4 +260,4 @@ def prepare_request(_worker: Any, request: Any) -> None:
         request.headers.append((mark, ",".join(repeated)))
     if getattr(request.unreader, "is_cut_short", False):
         request.force_close()
-    request._expected_100_continue = False  # said when the head had arrived
+    request._expected_100_continue = False  # sent when the head had arrived

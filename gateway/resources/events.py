@@ -1,4 +1,4 @@
-"""Tells a producer what is wrong with an event before it is published."""
+"""Answers what is wrong with an event, before it is published."""
 
 from typing import ClassVar
 

@@ -22,7 +22,7 @@ class IncidentsResource:
         self._streams = streams
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
-        """Answer with a stream of CSV; X-Truncated tells whether rows were cut off."""
+        """Answer with a stream of CSV; X-Truncated is true where rows were cut off."""
         request = read_request(Params(req.query_string, *PARAMETERS), org_id)
         with ExitStack() as opening:
             opening.enter_context(self._streams.slot(req))

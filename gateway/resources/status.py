@@ -28,7 +28,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("gateway.status")
 
 
 class HealthResource:
-    """GET /status/healthz: this process answers. It says nothing of what it depends on."""
+    """GET /status/healthz: this process answers. It asks nothing that it depends on."""
 
     NEEDS: ClassVar = {"GET": PUBLIC}
 
@@ -67,7 +67,7 @@ class ReadyResource:
         except AnalyticsError as error:
             # The driver names hosts and users, and anybody may ask here.
             _log.warning("not ready", error=str(error))
-            return {"postgresql": "did not answer; the log says more"}
+            return {"postgresql": "did not answer; the log has the reason"}
         finally:
             self._lock.release()
         return {}

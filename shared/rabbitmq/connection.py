@@ -47,7 +47,7 @@ class PlainConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has 
             self._on_failed(error)
 
     def discard_all(self) -> None:
-        """Hand nothing to the receivers any more."""
+        """Pass nothing to the receivers any more."""
         self.receivers.clear()
 
     def begin_message(
@@ -98,7 +98,7 @@ class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no ty
         return self._reader.receivers
 
     def discard_all(self) -> None:
-        """Hand nothing to the receivers any more."""
+        """Pass nothing to the receivers any more."""
         self._reader.discard_all()
 
     def begin_message(

@@ -135,7 +135,7 @@ class _Content:
         self._on_chunk(piece)
 
     def end(self) -> None:
-        """Hand over a message that is whole."""
+        """Pass a message that is whole to its receiver."""
         if not self._is_oversized:
             self.delivery.body = b"".join(self._pieces)
             self.receiver.on_delivery(self.delivery)
@@ -181,7 +181,7 @@ class FrameReader:
             self._buffer = buffer[at:]
 
     def discard_all(self) -> None:
-        """Hand nothing over any more: the channels of all receivers are lost."""
+        """Pass nothing on any more: the channels of all receivers are lost."""
         self.receivers.update(dict.fromkeys(self.receivers, DISCARD))
         for content in self._contents.values():
             content.discard()

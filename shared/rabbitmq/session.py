@@ -121,7 +121,7 @@ class Session:
             self._connection.close()
 
     def close(self) -> None:
-        """Close for good; is_closed says when that is done."""
+        """Close for good; is_closed is true when that is done."""
         self._closing = True
         if self._timer is not None:
             self._loop.remove_timeout(self._timer)

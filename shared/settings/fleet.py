@@ -22,6 +22,8 @@ from shared.settings.values import (
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings(Settings):
+    """What every process logs, and how."""
+
     log_level: str = setting(
         "LOG_LEVEL",
         one_of("debug", "info", "warning", "error"),
@@ -38,6 +40,8 @@ class LogSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseSettings(Settings):
+    """The process's own login to PostgreSQL."""
+
     database_url: str = setting(
         "DATABASE_URL",
         DATABASE_URL,
@@ -48,6 +52,8 @@ class DatabaseSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerSettings(Settings):
+    """RabbitMQ: where it is, and the names of exchanges and queues."""
+
     rabbitmq_url: str = setting("RABBITMQ_URL", BROKER_URL, "RabbitMQ", secret=True)
     exchange: str = setting(
         "RABBITMQ_EXCHANGE",
@@ -88,6 +94,8 @@ class BrokerSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStoreSettings(Settings):
+    """The S3 server and the bucket of exports."""
+
     s3_endpoint: str = setting("S3_ENDPOINT", ENDPOINT, "S3 server, host:port or URL")
     s3_access_key: str = setting("S3_ACCESS_KEY", ACCESS_KEY, "S3 access key", secret=True)
     s3_secret_key: str = setting("S3_SECRET_KEY", ACCESS_KEY, "S3 secret key", secret=True)

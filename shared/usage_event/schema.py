@@ -217,6 +217,8 @@ _MEANINGS: dict[str, Callable[[Any], Any]] = {
 
 
 class Field(NamedTuple):
+    """How one field is found, decoded and checked. meaning: makes equal values equal; raises ValueError."""
+
     name: str
     camel_name: str
     decoder: msgspec.json.Decoder[Any]

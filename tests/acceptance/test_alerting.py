@@ -112,7 +112,7 @@ def after_the_incident(scene: Scene) -> Scene:
 
 
 def has_memory_limit(scene: Scene) -> bool:
-    """Tell whether the machine that runs the tests limits the fleet's memory, as the gateway sees it."""
+    """Return whether the machine that runs the tests limits the fleet's memory, as the gateway sees it."""
     answer = urllib3.request("GET", f"{scene.gateway_url}/metrics", timeout=30)
     return "\nanalytics_memory_limit_bytes " in answer.data.decode()
 

@@ -95,10 +95,10 @@ def test_five_hundred_malformed_events_reach_the_dead_letters_with_their_reasons
         out.publish(messages)
     books.wait_until_settled(received=3_000)
     wait_until(lambda: books.dead_letter_count() == 501, seconds=30, what="501 dead letters")
-    letters = books.dead_letters()
+    dead_letters = books.dead_letters()
     expected = sorted([*malformed, ("invalid-field", encode(bad_element))])
-    assert sorted((letter.reason, letter.body) for letter in letters) == expected
-    assert all(letter.detail and letter.first_seen for letter in letters)
+    assert sorted((each.reason, each.body) for each in dead_letters) == expected
+    assert all(each.detail and each.first_seen for each in dead_letters)
     books.assert_equal(Expected(good))
 
 

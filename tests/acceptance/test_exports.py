@@ -36,13 +36,13 @@ def test_an_export_is_created_awaited_and_downloaded_and_reconciles_with_usage(
     books.wait_until_settled(received=2_000)
     jobs = f"{gateway.url}/analytics/v1/orgs/{org(0)}/exports"
     subject = ("-H", "X-Actor-Subject: user-123")
-    zulu = "%Y-%m-%dT%H:%M:%SZ"
+    utc_text = "%Y-%m-%dT%H:%M:%SZ"
     created = json.loads(
         curl(
             "-X", "POST", jobs, *subject, "-H", "X-Actor-Roles: analytics:exports:create,admin",
             "-H", "Content-Type: application/json", "-d",
             json.dumps({
-                "timeRange": {"start": start.strftime(zulu), "end": end.strftime(zulu)},
+                "timeRange": {"start": start.strftime(utc_text), "end": end.strftime(utc_text)},
                 "granularity": "daily",
             }),
         )

@@ -179,10 +179,10 @@ def test_sigterm_under_load_finishes_what_is_begun_and_ends_with_0(
         assert [request.result()[0] for request in slow] == [200, 200]
     assert gateway.popen.wait(timeout=20) == 0, gateway.log_tail()
     assert time.monotonic() - began < 15
-    said = gateway.log.read_text()
+    output = gateway.log.read_text()
     assert set(answered) == {"200"}
-    assert said.count(f'"route": "{ROUTE}"') == answered["200"] + len(slow), "an answer was cut off"
-    assert "Traceback" not in said
+    assert output.count(f'"route": "{ROUTE}"') == answered["200"] + len(slow), "an answer was cut off"
+    assert "Traceback" not in output
 
 
 @pytest.mark.alone
@@ -224,7 +224,7 @@ def test_bad_settings_end_the_process_with_2_and_a_list_of_every_fault(fleet: Fl
         TMPDIR=str(left),
     )
     assert gateway.popen.wait(timeout=20) == 2
-    said = gateway.log.read_text()
+    output = gateway.log.read_text()
     for name in (
         "REDIS_URL",
         "ORG_BINDING",
@@ -233,8 +233,8 @@ def test_bad_settings_end_the_process_with_2_and_a_list_of_every_fault(fleet: Fl
         "S3_BUCKET",
         "S3_ACCESS_KEY",
     ):
-        assert said.count(name) == 1
-    assert "6 setting(s)" in said
+        assert output.count(name) == 1
+    assert "6 setting(s)" in output
     assert list(left.iterdir()) == []
 
 
@@ -246,12 +246,12 @@ def test_the_settings_are_logged_once_without_secrets_and_nothing_is_left_behind
     [gateway] = fleet.start_ready("gateway", TMPDIR=str(left))
     assert raw(gateway, get(USAGE))[0] == 200
     assert gateway.stop() == 0
-    said = gateway.log.read_text()
-    assert said.count("ORG_BINDING") == 1
+    output = gateway.log.read_text()
+    assert output.count("ORG_BINDING") == 1
     for name in ("GATEWAY_DATABASE_URL", "REDIS_URL", "S3_SECRET_KEY"):
         secret = urlsplit(fleet.environ[name]).password or fleet.environ[name]
-        assert secret not in said
-    for line in said.splitlines():
+        assert secret not in output
+    for line in output.splitlines():
         json.loads(line)
     assert list(left.iterdir()) == []
 

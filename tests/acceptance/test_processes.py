@@ -81,9 +81,9 @@ def test_a_port_in_use_ends_a_process_with_code_1_and_a_sentence(fleet: Fleet, n
         port = taken.getsockname()[1]
         process = fleet.start(name, port=port)
         assert process.popen.wait(timeout=40) == 1
-    said = process.log.read_text()
-    assert str(port) in said
-    assert "Traceback" not in said
+    output = process.log.read_text()
+    assert str(port) in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("name", ["gateway", *WORKERS])

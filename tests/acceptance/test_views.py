@@ -1,4 +1,4 @@
-"""What readers see: freshness that tells the truth about a dead worker, and tenants kept apart."""
+"""What readers see: freshness that shows a dead worker, and tenants kept apart."""
 
 import json
 from collections.abc import Callable

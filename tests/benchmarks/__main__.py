@@ -21,10 +21,10 @@ from tests.benchmarks.place import TEMPLATE
 from tests.benchmarks.rows import BenchRow
 
 BENCHMARKS = ("drain", "batches", "flood", "freshness", "reads", "exports", "flat")
-"""Modules of this package, each with run(stack, say) that returns its rows."""
+"""Modules of this package, each with run(stack, write_line) that returns its rows."""
 
 
-def say(message: str) -> None:
+def write_line(message: str) -> None:
     """Print a line of progress with the time."""
     sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S}  {message}\n")
 
@@ -61,14 +61,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes and servers end too
     home = Path(tempfile.mkdtemp(prefix="analytics-benchmarks-"))
     # The cache a server of this size would be given, for indexes of ten million keys.
-    stack = LocalStack(home, shared_buffers="1GB", environ={}, say=say)
+    stack = LocalStack(home, shared_buffers="1GB", environ={}, write_line=write_line)
     rows: list[BenchRow] = []
     try:
         stack.start().prepare_database(TEMPLATE)
         for name in names:
             began = time.monotonic()
-            rows += importlib.import_module(f"tests.benchmarks.{name}").run(stack, say)
-            say(f"{name} took {time.monotonic() - began:.0f} s")
+            rows += importlib.import_module(f"tests.benchmarks.{name}").run(stack, write_line)
+            write_line(f"{name} took {time.monotonic() - began:.0f} s")
     finally:
         stack.stop()
         shutil.rmtree(home, ignore_errors=True)

@@ -48,7 +48,7 @@ class BareConsumer:
         if self._received % self._ack_every == 0 or self._received == self._count:
             channel.basic_ack(method.delivery_tag, multiple=True)
         if self._received == self._count:
-            # The answer to the next call tells that the broker took the ack before it.
+            # The answer to the next call shows that the broker took the ack before it.
             channel.queue_declare(self._queue, passive=True, callback=lambda _: self._done(channel))
 
     def _done(self, channel: Any) -> None:

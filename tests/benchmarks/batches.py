@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
 from deploy.local.api import wait_until
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import Publisher, Router, encode
 from shared.usage_event.decode import decode_event
 from shared.usage_event.schema import COPY_COLUMNS
@@ -32,7 +32,7 @@ _STORED = "SELECT sum(inserted) FROM analytics.ingestion_batches"
 _SECONDS = "SELECT extract(epoch FROM max(committed_at) - min(received_at)) FROM analytics.ingestion_batches"
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure all three, the best of three rounds counts for each."""
     copied, own, resent = [], [], []
     for number in range(ROUNDS):
@@ -43,13 +43,13 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
         ]
         with Place(stack, f"copy_{number}") as place:
             copied.append(_copy(place, bodies, now))
-            say(f"batches: COPY {EVENTS / copied[-1]:,.0f} events/s")
+            write_line(f"batches: COPY {EVENTS / copied[-1]:,.0f} events/s")
         with Place(stack, f"batches_{number}") as place:
             own.append(_ingest(place, bodies))
-            say(f"batches: ingestor {EVENTS / own[-1]:,.0f} events/s")
+            write_line(f"batches: ingestor {EVENTS / own[-1]:,.0f} events/s")
         with Place(stack, f"resent_{number}") as place:
             resent.append(_ingest(place, _with_resent(bodies, random.Random(number))))
-            say(f"batches: ingestor {EVENTS / resent[-1]:,.0f} events/s with some sent again")
+            write_line(f"batches: ingestor {EVENTS / resent[-1]:,.0f} events/s with some sent again")
     peer = "COPY of the rows", EVENTS / min(copied)
     return [
         BenchRow("100-event messages", "events/s", EVENTS / min(own), *peer, 0.5, "least"),

@@ -9,7 +9,7 @@ limit acknowledges each message; the note compares with one that does so by the 
 from datetime import UTC, datetime, timedelta
 
 from deploy.local.api import wait_until
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import Publisher, Router, encode
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
@@ -26,7 +26,7 @@ _ROLLUP_DELAY_SECONDS = (
 )
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure both, the ingestor's peak memory, and how long a commit waits for its rollup."""
     bare: list[float] = []
     by_thousand: list[float] = []
@@ -40,7 +40,7 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
                 _fill(place, bodies)
                 seconds.append(place.consume_bare(MESSAGES, ack_every=ack_every))
                 rate = MESSAGES / seconds[-1]
-                say(f"drain: bare consumer, {ack_every:,} an ack: {rate:,.0f} messages/s")
+                write_line(f"drain: bare consumer, {ack_every:,} an ack: {rate:,.0f} messages/s")
             _fill(place, bodies)
             del events, bodies
             [worker] = place.fleet.start_ready("rollup_worker")
@@ -49,7 +49,9 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
             own.append(place.number(_DRAIN_SECONDS))
             memory.append(peak_memory_mb(ingestor))
             delay.append(place.number(_ROLLUP_DELAY_SECONDS))
-            say(f"drain: ingestor {MESSAGES / own[-1]:,.0f} events/s, rolled up in {delay[-1]:.2f} s (p95)")
+            write_line(
+                f"drain: ingestor {MESSAGES / own[-1]:,.0f} events/s, rolled up in {delay[-1]:.2f} s (p95)"
+            )
             assert ingestor.stop() == 0, ingestor.log_tail()
             assert worker.stop() == 0, worker.log_tail()
             assert place.waiting() == 0, "messages were committed and not acknowledged"

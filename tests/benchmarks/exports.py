@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deploy.local import machine
 from deploy.local.api import Api, wait_until
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import org
 from shared.buckets import rfc3339
 from shared.s3 import ObjectStore
@@ -47,10 +47,10 @@ _LOAD = """
     ORDER BY hour, model"""
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure rows per second of both, and the worker's memory."""
     with Place(stack, "exports") as place:
-        say(f"loading {HOURS * MODELS:,} hourly rollups")
+        write_line(f"loading {HOURS * MODELS:,} hourly rollups")
         with place.owner.cursor() as cur:
             cur.execute(_LOAD, {**_WINDOW, "hours": HOURS, "models": MODELS})
             cur.execute("VACUUM ANALYZE analytics.hourly_rollups")
@@ -66,7 +66,7 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
         size_mb = place.number("SELECT size_bytes FROM analytics.export_jobs LIMIT 1") / 1e6
         small = _small_exports(place)
         _remove_objects(stack, place)
-    say(
+    write_line(
         f"exports: {min(ours):.1f} s for {size_mb:.0f} MB, psql {min(psql):.1f} s, {peak_mb - idle_mb:.0f} MB"
     )
     return [

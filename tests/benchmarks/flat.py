@@ -8,7 +8,7 @@ this weighs about what it does in operation.
 from datetime import UTC, datetime, timedelta
 
 from deploy.local.api import wait_until
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import Publisher, Router, encode
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
@@ -42,18 +42,18 @@ _SEED = """
     FROM made, batch"""
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure the same traffic on an empty database and on a full one."""
     now = datetime.now(UTC)
     router = Router(seed=1, start=now - timedelta(hours=1), end=now, orgs=50)
     bodies = [encode(router.events(100)) for _ in range(EVENTS // 100)]
     with Place(stack, "empty") as place:
         empty, _ = _cost(place, bodies, expected=EVENTS)
-        say(f"flat: {empty:.1f} µs an event on an empty database")
+        write_line(f"flat: {empty:.1f} µs an event on an empty database")
     with Place(stack, "full") as place:
-        _seed(place, now, say)
+        _seed(place, now, write_line)
         full, memory = _cost(place, bodies, expected=STORED + EVENTS)
-        say(f"flat: {full:.1f} µs an event with {STORED:,} stored")
+        write_line(f"flat: {full:.1f} µs an event with {STORED:,} stored")
     note = ", ".join(f"{name} {peak:.0f} MB" for name, peak in memory.items())
     return [
         BenchRow(
@@ -62,14 +62,14 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
     ]
 
 
-def _seed(place: Place, now: datetime, say: Say) -> None:
+def _seed(place: Place, now: datetime, write_line: WriteLine) -> None:
     start = now - timedelta(days=_DAYS)
     with place.owner.cursor() as cur:
         cur.execute("SELECT analytics.create_event_partitions(%s::date, %s::date)", (start, now))
         for done in range(0, STORED, _CHUNK):
             cur.execute(_SEED, {"count": _CHUNK, "start": start, "end": now, "orgs": _ORGS})
             if (done + _CHUNK) % 2_000_000 == 0:
-                say(f"flat: stored {done + _CHUNK:,} of {STORED:,} events")
+                write_line(f"flat: stored {done + _CHUNK:,} of {STORED:,} events")
     # The worker rolls them up like any others.
     [worker] = place.fleet.start_ready("rollup_worker")
     wait_until(
@@ -79,7 +79,7 @@ def _seed(place: Place, now: datetime, say: Say) -> None:
     with place.owner.cursor() as cur:
         cur.execute("VACUUM ANALYZE")
         cur.execute("CHECKPOINT")
-    say("flat: the stored events are rolled up")
+    write_line("flat: the stored events are rolled up")
 
 
 def _cost(place: Place, bodies: list[bytes], *, expected: int) -> tuple[float, dict[str, float]]:

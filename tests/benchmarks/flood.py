@@ -8,7 +8,7 @@ import random
 from datetime import UTC, datetime, timedelta
 
 from deploy.local.api import wait_until
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import Publisher, Router, encode
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
@@ -17,7 +17,7 @@ LARGE, SMALL, INVALID = 60, 60_000, 5_000
 LIMIT_MB = 150
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure the peak of the resident memory."""
     now = datetime.now(UTC)
     router = Router(seed=1, start=now - timedelta(hours=1), end=now, orgs=20)
@@ -35,6 +35,6 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
         wait_until(lambda: place.number(stored) == total, seconds=200, what=f"{total} events stored")
         wait_until(lambda: place.dead_letters() == INVALID, seconds=60, what=f"{INVALID} dead letters")
         peak = peak_memory_mb(ingestor)
-        say(f"flood: at most {peak:.0f} MB")
+        write_line(f"flood: at most {peak:.0f} MB")
         assert ingestor.stop() == 0, ingestor.log_tail()
     return [BenchRow("flood, peak memory", "MB", peak, "limit", LIMIT_MB, 1, "most")]

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from deploy.local.api import Api
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import Publisher, Router, encode, org
 from tests.benchmarks.place import Place
 from tests.benchmarks.rows import BenchRow
@@ -16,7 +16,7 @@ SECONDS = 60
 _SLICE_SECONDS = 0.02
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure the 95th percentile over all events."""
     with Place(stack, "freshness") as place:
         gateway, *_ = place.fleet.start_ready("gateway", "ingestor", "rollup_worker")
@@ -29,7 +29,7 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
         producer = threading.Thread(target=_publish, args=(place, bodies, published))
         seen: list[tuple[int, float]] = [(0, 0.0)]
         api = Api(gateway.url)
-        say(f"freshness: publishing {RATE:,} events/s for {SECONDS} s")
+        write_line(f"freshness: publishing {RATE:,} events/s for {SECONDS} s")
         producer.start()
         deadline = time.monotonic() + SECONDS + 60
         while seen[-1][0] < len(bodies):
@@ -44,7 +44,9 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
         rate = len(bodies) / (published[-1][1] - published[0][1])
         assert rate > 0.95 * RATE, f"only {rate:,.0f} events/s were published"
         p95 = delays[int(len(delays) * 0.95)]
-        say(f"freshness: median {delays[len(delays) // 2]:.2f} s, p95 {p95:.2f} s at {rate:,.0f} events/s")
+        write_line(
+            f"freshness: median {delays[len(delays) // 2]:.2f} s, p95 {p95:.2f} s at {rate:,.0f} events/s"
+        )
         return [BenchRow("publish to visible, p95", "s", p95, "limit", 2, 1, "most", f"{rate:,.0f} events/s")]
 
 

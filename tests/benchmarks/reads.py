@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from psycopg2.extensions import connection
 
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import org
 from shared.buckets import bucket_start, rfc3339
 from shared.statements import load_statements
@@ -43,11 +43,11 @@ _LOAD = """
     ORDER BY bucket, model"""
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure medians and 99th percentiles of both."""
     with Place(stack, "reads") as place:
         today = bucket_start(datetime.now(UTC), "day")
-        _load(place, today, say)
+        _load(place, today, write_line)
         [gateway] = place.fleet.start_ready("gateway")
         address = urlsplit(gateway.url)
         client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
@@ -56,11 +56,11 @@ def run(stack: LocalStack, say: Say) -> list[BenchRow]:
         client.close()
         direct.close()
         rows = [_row(over_http, alone, percent) for percent in (50, 99)]
-        say(f"reads by day and by hour: {rows[0].measured:.1f} ms (p50)")
+        write_line(f"reads by day and by hour: {rows[0].measured:.1f} ms (p50)")
         return rows
 
 
-def _load(place: Place, today: datetime, say: Say) -> None:
+def _load(place: Place, today: datetime, write_line: WriteLine) -> None:
     for number in range(ORGS):
         with place.owner.cursor() as cur:
             for table, step in (("hourly_rollups", "1 hour"), ("daily_rollups", "1 day")):
@@ -75,7 +75,7 @@ def _load(place: Place, today: datetime, say: Say) -> None:
                     },
                 )
         if (number + 1) % 50 == 0:
-            say(f"reads: loaded {DAYS} days of {number + 1} of {ORGS} organisations")
+            write_line(f"reads: loaded {DAYS} days of {number + 1} of {ORGS} organisations")
     with place.owner.cursor() as cur:
         cur.execute("VACUUM ANALYZE analytics.hourly_rollups, analytics.daily_rollups")
 

@@ -8,7 +8,7 @@ from typing import Literal
 class BenchRow:
     """A figure beside the peer it was measured against in the same run, and the limit on their ratio.
 
-    measured, peer: in the unit; ratio is measured / peer. limit_is "least" or "most" says on which
+    measured, peer: in the unit; ratio is measured / peer. limit_is "least" or "most" is on which
     side of the limit the ratio belongs.
     """
 
@@ -28,5 +28,5 @@ class BenchRow:
 
     @property
     def holds(self) -> bool:
-        """Tell whether the ratio is on the right side of its limit."""
+        """Return whether the ratio is on the right side of its limit."""
         return self.ratio >= self.limit if self.limit_is == "least" else self.ratio <= self.limit

@@ -28,7 +28,7 @@ _RECOVERY_SECONDS = 30
 
 
 class Producer(threading.Thread):
-    """Publishes until told to stop. Messages whose confirmation was lost are published again."""
+    """Publishes until the stop. Messages whose confirmation was lost are published again."""
 
     def __init__(self, rabbitmq_url: str, router: Router) -> None:
         super().__init__()

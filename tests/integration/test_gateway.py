@@ -21,7 +21,7 @@ from tests.support.gateway_app import (
     PREFIX,
     Gateway,
     read,
-    zulu,
+    utc_text,
 )
 from tests.support.seed import insert_batch
 
@@ -108,13 +108,13 @@ def test_usage_by_hour_and_by_day_is_what_the_rollups_hold(owner: connection, ga
         wanted = {key: sums for key, sums in stored.items() if first_day <= key[0] < ends[granularity]}
         assert {bucket_start(NOW, granularity), ends[granularity]} <= {start for start, _ in stored}
         answer = gateway.get(
-            f"/orgs/{org(0)}/usage", start=zulu(first_day), end=zulu(NOW), granularity=granularity
+            f"/orgs/{org(0)}/usage", start=utc_text(first_day), end=utc_text(NOW), granularity=granularity
         )
         assert in_series(answer) == wanted
         order = [(point["bucketStart"], point["modelId"].encode()) for point in answer["series"]]
         assert order == sorted(order)
         assert [answer["totals"][name] for name in SUMS] == total(wanted)
-        assert (answer["start"], answer["end"]) == (zulu(first_day), zulu(ends[granularity]))
+        assert (answer["start"], answer["end"]) == (utc_text(first_day), utc_text(ends[granularity]))
         assert (answer["orgId"], answer["granularity"]) == (org(0), granularity)
         assert "modelId" not in answer
 
@@ -125,7 +125,11 @@ def test_usage_of_one_model_is_that_model_s_alone(owner: connection, gateway: Ga
     start = bucket_start(NOW, "hour") - timedelta(hours=4)
     for model in ("a", "A", "a ", "a'; --", "\u212b\U0001f600", "nobody's"):
         answer = gateway.get(
-            f"/orgs/{org(0)}/usage", start=zulu(start), end=zulu(NOW), granularity="hour", modelId=model
+            f"/orgs/{org(0)}/usage",
+            start=utc_text(start),
+            end=utc_text(NOW),
+            granularity="hour",
+            modelId=model,
         )
         wanted = {key: sums for key, sums in rows.items() if key[1] == model and start <= key[0] < NOW}
         assert in_series(answer) == wanted
@@ -140,8 +144,8 @@ def test_sums_beyond_64_bits_and_28_digits_stay_exact(owner: connection, gateway
         (day - timedelta(days=back), "m"): [2**62, 2**61, 2**63 + back, 10**30 + 1, huge] for back in range(3)
     }
     put(owner, "daily", org(0), rows)
-    start = zulu(day - timedelta(days=2))
-    answer = gateway.get(f"/orgs/{org(0)}/usage", start=start, end=zulu(NOW))
+    start = utc_text(day - timedelta(days=2))
+    answer = gateway.get(f"/orgs/{org(0)}/usage", start=start, end=utc_text(NOW))
     assert in_series(answer) == rows
     assert answer["totals"] == {
         "invocations": 3 * 2**62,
@@ -158,7 +162,7 @@ def test_costs_are_plain_json_numbers(owner: connection, gateway: Gateway) -> No
     hour = bucket_start(NOW, "hour")
     rows: Rows = {(hour, f"m{at}"): [1, 0, 0, 0, Decimal(cost)] for at, cost in enumerate(costs)}
     put(owner, "hourly", org(0), rows)
-    query = f"start={zulu(hour)}&end={zulu(NOW)}&granularity=hour"
+    query = f"start={utc_text(hour)}&end={utc_text(NOW)}&granularity=hour"
     text = gateway.call("GET", f"{PREFIX}/orgs/{org(0)}/usage", query=query).text
     for written in ("0", "0.0000000001", "10", "1000000"):
         assert f'"costEstimateCents":{written},' in text
@@ -186,7 +190,7 @@ def test_the_calendar_s_ends_are_answered_or_refused(gateway: Gateway, query: st
 
 def test_an_unchanged_answer_is_not_sent_twice(owner: connection, gateway: Gateway) -> None:
     path = f"{PREFIX}/orgs/{org(0)}/usage"
-    query = f"start={zulu(bucket_start(NOW, 'day'))}&end={zulu(NOW)}"
+    query = f"start={utc_text(bucket_start(NOW, 'day'))}&end={utc_text(NOW)}"
     first = gateway.call("GET", path, query=query)
     tag = first.headers["etag"]
     for given in (tag, f"W/{tag}", f'"other", {tag}', "*"):
@@ -216,11 +220,15 @@ def test_freshness_is_told_from_the_age_of_the_oldest_event_the_rollups_do_not_s
         insert_batch(owner, events, NOW - timedelta(seconds=lag_seconds))
         insert_batch(owner, [router.event() | {"orgId": org(number), "modelId": "b"}], NOW)
         answer = gateway.get(f"/orgs/{org(number)}/freshness", ADMIN)
-        assert (answer["status"], answer["lagSeconds"], answer["asOf"]) == (status, lag_seconds, zulu(NOW))
+        assert (answer["status"], answer["lagSeconds"], answer["asOf"]) == (
+            status,
+            lag_seconds,
+            utc_text(NOW),
+        )
         first, second = answer["entries"]
         assert first == {
             "modelId": "a",
-            "lastEventAt": zulu(max(datetime.fromisoformat(event["occurredAt"]) for event in events)),
+            "lastEventAt": utc_text(max(datetime.fromisoformat(event["occurredAt"]) for event in events)),
             "lastRollupAt": None,
             "lagSeconds": lag_seconds,
             "status": status,
@@ -238,7 +246,7 @@ def test_an_idle_organisation_has_no_lag_and_an_empty_one_is_unknown(
         )
     answer = gateway.get(f"/orgs/{org(0)}/freshness")
     assert (answer["status"], answer["lagSeconds"]) == ("fresh", 0)
-    assert answer["entries"][0]["lastRollupAt"] == zulu(NOW - timedelta(days=29))
+    assert answer["entries"][0]["lastRollupAt"] == utc_text(NOW - timedelta(days=29))
     answer = gateway.get(f"/orgs/{org(1)}/freshness", ADMIN)
     assert (answer["status"], answer["lagSeconds"], answer["entries"]) == ("unknown", None, [])
 
@@ -256,7 +264,7 @@ def test_freshness_is_computed_again_when_its_time_in_the_cache_is_over(
     times.append(NOW + timedelta(seconds=700))
     again = gateway.get(path)
     if time.monotonic() - asked < 0.4:
-        assert (again["lagSeconds"], again["asOf"]) == (0, zulu(NOW))
+        assert (again["lagSeconds"], again["asOf"]) == (0, utc_text(NOW))
     time.sleep(0.45)
     assert gateway.get(path)["status"] == "delayed"
 

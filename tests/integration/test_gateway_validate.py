@@ -1,4 +1,4 @@
-"""POST /events/validate: what the ingestor would say of a message, before it is published."""
+"""POST /events/validate: how the ingestor would judge a message, before it is published."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

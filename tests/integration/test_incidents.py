@@ -36,12 +36,12 @@ def client(environ: dict[str, str]) -> falcon.testing.TestClient:
     return falcon.testing.TestClient(create_app(settings))
 
 
-def zulu(instant: datetime) -> str:
+def utc_text(instant: datetime) -> str:
     return instant.isoformat().replace("+00:00", "Z")
 
 
 def export(client: falcon.testing.TestClient, **params: str) -> tuple[list[dict[str, str]], Any]:
-    window = {"start": zulu(START), "end": zulu(NOW)}
+    window = {"start": utc_text(START), "end": utc_text(NOW)}
     answer = client.simulate_get(URL, params=window | params, headers=HEADERS)
     assert answer.status_code == 200, answer.text
     return list(csv.DictReader(io.StringIO(answer.text, newline=""))), answer.headers
@@ -84,7 +84,7 @@ def test_the_window_is_half_open_and_not_widened(
 ) -> None:
     edges = [event | {"orgId": org(0)} for event in traffic(3)]
     for event, instant in zip(edges, (START, NOW - timedelta(microseconds=1), NOW), strict=True):
-        event["occurredAt"] = zulu(instant)
+        event["occurredAt"] = utc_text(instant)
     insert_batch(owner, edges)
     rows, _ = export(client)
     assert [row["event_id"] for row in rows] == [event["eventId"] for event in edges[:2]]
@@ -125,14 +125,14 @@ def test_cells_that_a_spreadsheet_would_run_are_neutralised_and_all_else_is_kept
         ({"status": "failed"}, "status"),
         ({"maxRows": "0"}, "maxRows"),
         ({"maxRows": "1000001"}, "maxRows"),
-        ({"start": zulu(NOW)}, "end"),
+        ({"start": utc_text(NOW)}, "end"),
         ({"granularity": "hour"}, "granularity"),
     ],
 )
 def test_a_bad_parameter_is_named(
     client: falcon.testing.TestClient, params: dict[str, str], field: str
 ) -> None:
-    window = {"start": zulu(START), "end": zulu(NOW)}
+    window = {"start": utc_text(START), "end": utc_text(NOW)}
     answer = client.simulate_get(URL, params=window | params, headers=HEADERS)
     assert answer.status_code == 400
     assert [fault["field"] for fault in answer.json["errors"]] == [field]
@@ -142,11 +142,11 @@ def test_the_command_writes_the_same_file(
     owner: connection, client: falcon.testing.TestClient, database: TestDatabase
 ) -> None:
     insert_batch(owner, traffic(300))
-    window = {"start": zulu(START), "end": zulu(NOW)}
+    window = {"start": utc_text(START), "end": utc_text(NOW)}
     over_http = client.simulate_get(URL, params=window | {"maxRows": "100"}, headers=HEADERS)
     command = [sys.executable, "-m", "gateway.incidents", "--org", org(0).upper(), "--max-rows", "100"]
     done = subprocess.run(
-        [*command, "--start", zulu(START), "--end", zulu(NOW)],
+        [*command, "--start", utc_text(START), "--end", utc_text(NOW)],
         env={**os.environ, "DATABASE_URL": database.gateway_url},
         capture_output=True,
         check=True,
@@ -162,15 +162,15 @@ def test_the_command_writes_the_same_file(
         ({"--max-rows": "0"}, ["--max-rows"]),
         ({"--max-rows": "-1"}, ["--max-rows"]),
         ({"--max-rows": "5000000"}, ["--max-rows"]),
-        ({"--start": zulu(NOW), "--end": zulu(START)}, ["--end"]),
-        ({"--start": zulu(NOW), "--end": zulu(NOW)}, ["--end"]),
+        ({"--start": utc_text(NOW), "--end": utc_text(START)}, ["--end"]),
+        ({"--start": utc_text(NOW), "--end": utc_text(NOW)}, ["--end"]),
         ({"--start": "yesterday", "--end": "2026-11-01"}, ["--start", "--end"]),
         ({"--status": "good", "--model": ""}, ["--status", "--model"]),
         ({"--org": "me"}, ["--org"]),
     ],
 )
 def test_the_command_refuses_what_http_refuses(options: dict[str, str], named: list[str]) -> None:
-    given = {"--org": org(0), "--start": zulu(START), "--end": zulu(NOW)} | options
+    given = {"--org": org(0), "--start": utc_text(START), "--end": utc_text(NOW)} | options
     done = subprocess.run(
         [sys.executable, "-m", "gateway.incidents", *(f"{name}={value}" for name, value in given.items())],
         env={**os.environ, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"},

@@ -93,12 +93,12 @@ def test_each_bad_event_of_a_batch_is_a_dead_letter_of_its_own_and_the_good_ones
     process = ingestion.start()
     ingestion.publish([b"[" + b",".join([encode(good[0]), *bad, *map(encode, good[1:])]) + b"]", b"{oops"])
     ingestion.wait_dead_letters(4)
-    letters = {letter.body: letter for letter in ingestion.books.dead_letters()}
-    assert {body: letter.reason for body, letter in letters.items()} == {
+    dead_letters = {each.body: each for each in ingestion.books.dead_letters()}
+    assert {body: each.reason for body, each in dead_letters.items()} == {
         bad[0]: "invalid-field", bad[1]: "missing-field", bad[2]: "not-an-object", b"{oops": "invalid-json",
     }  # fmt: skip
-    assert "input" in letters[bad[0]].detail
-    assert all(datetime.fromisoformat(letter.first_seen) >= NOW for letter in letters.values())
+    assert "input" in dead_letters[bad[0]].detail
+    assert all(datetime.fromisoformat(each.first_seen) >= NOW for each in dead_letters.values())
     assert ingestion.stored() == 5
     assert results(process) == (5, 0, 4)
     assert metric(process, "analytics_ingestion_dead_letters_total", reason="not-an-object") == 1
@@ -116,8 +116,8 @@ def test_a_message_of_one_mib_and_a_batch_of_a_thousand_are_taken_and_more_is_re
     ingestion.publish([largest, thousand, largest + b" ", one_too_many])
     ingestion.wait_received(1_001)
     ingestion.wait_dead_letters(2)
-    letters = {letter.reason: letter.body for letter in ingestion.books.dead_letters()}
-    assert letters == {"message-too-large": largest + b" ", "batch-too-large": one_too_many}
+    dead_letters = {each.reason: each.body for each in ingestion.books.dead_letters()}
+    assert dead_letters == {"message-too-large": largest + b" ", "batch-too-large": one_too_many}
     assert results(process) == (1_001, 0, 2)
     ingestion.assert_all_acknowledged(process)
 
@@ -134,10 +134,10 @@ def test_events_the_database_refuses_become_dead_letters_and_the_innocents_are_s
     process = ingestion.start()
     ingestion.wait_received(298)
     ingestion.wait_dead_letters(3)
-    letters = ingestion.books.dead_letters()
-    assert {letter.reason for letter in letters} == {"rejected-by-database"}
-    assert sorted(letter.body for letter in letters) == sorted(map(encode, [*refused, refused[0]]))
-    assert all("check constraint" in letter.detail for letter in letters)
+    dead_letters = ingestion.books.dead_letters()
+    assert {each.reason for each in dead_letters} == {"rejected-by-database"}
+    assert sorted(each.body for each in dead_letters) == sorted(map(encode, [*refused, refused[0]]))
+    assert all("check constraint" in each.detail for each in dead_letters)
     assert ingestion.stored() == 298
     wait_until(lambda: results(process) == (298, 0, 3), seconds=5, what="the counts")
     ingestion.assert_all_acknowledged(process)

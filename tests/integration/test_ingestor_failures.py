@@ -31,7 +31,7 @@ def singles(count: int) -> list[bytes]:
 
 
 def fault_of(process: Process, part: str) -> str:
-    """Return what /readyz says of a part; empty when the part is well."""
+    """Return the fault that /readyz names of a part; empty when the part is well."""
     found = re.search(rf'"{part}": "([^"]*)"', process.get("/readyz").data.decode())
     return found[1] if found else ""
 
@@ -114,7 +114,7 @@ def test_a_connection_to_the_broker_that_is_reset_or_goes_silent_loses_nothing(
         ingestion.publish([body for number in (1, 3, 5) for body in bad[number::6]])
         wait_until(lambda: ingestion.stored() == 6_000, seconds=40, what="all events")
         wait_until(
-            lambda: {letter.body for letter in ingestion.books.dead_letters()} == set(bad),
+            lambda: {each.body for each in ingestion.books.dead_letters()} == set(bad),
             seconds=30,
             what="all dead letters",
             every_seconds=1,
@@ -188,7 +188,7 @@ def test_sigterm_writes_and_acknowledges_what_is_in_hand(ingestion: Ingestion) -
     assert process.stop() == 0, process.log_tail()
     # What the broker had sent and the process had not read yet goes back to the queue.
     [in_flight] = re.findall(r'"events_in_flight": (\d+)', process.log.read_text())
-    dead_letters = [letter.body for letter in ingestion.books.dead_letters()]
+    dead_letters = [each.body for each in ingestion.books.dead_letters()]
     assert dead_letters == [b"{bad"][: len(dead_letters)]
     assert ingestion.stored() + len(dead_letters) == int(in_flight) > 0
     assert int(in_flight) + ingestion.waiting() == 51

@@ -72,7 +72,7 @@ class Checkout:
 
     @property
     def holder(self) -> dict[str, object]:
-        """Who took the lock, as the file says it."""
+        """Who took the lock, as the file names it."""
         found: dict[str, object] = json.loads((self.state / "lock").read_text())
         return found
 

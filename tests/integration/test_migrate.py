@@ -85,10 +85,10 @@ def test_runs_at_the_same_time_apply_each_migration_once_and_all_succeed(
     empty: str, database: TestDatabase
 ) -> None:
     runs = [command(empty) for _ in range(3)]
-    said = [run.communicate(timeout=60)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0], said
-    assert sum(text.count('"migration applied"') for text in said) == len(ALL)
-    assert all("schema is up to date" in text for text in said)
+    output = [run.communicate(timeout=60)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], output
+    assert sum(text.count('"migration applied"') for text in output) == len(ALL)
+    assert all("schema is up to date" in text for text in output)
     assert schema_of(empty) == schema_of(database.owner_url)
 
 
@@ -118,9 +118,9 @@ def test_a_migration_killed_in_the_middle_leaves_nothing_of_itself_and_the_next_
             return cur.fetchone() is not None
 
         wait_until(killed, seconds=30, what="a migration in its middle", every_seconds=0.05)
-        said, _ = run.communicate(timeout=30)
-        assert run.returncode == 1, said
-        assert "nothing of it was kept" in said
+        output, _ = run.communicate(timeout=30)
+        assert run.returncode == 1, output
+        assert "nothing of it was kept" in output
         cur.execute(
             "SELECT max(version), to_regclass('analytics.latency_bins') FROM analytics.schema_migrations"
         )
@@ -140,8 +140,8 @@ def test_an_applied_migration_that_was_edited_is_refused_by_name(
         applied_by(database.owner_url)
     assert not isinstance(caught.value, DatabaseUnavailable)
     run = command(database.owner_url)
-    said, _ = run.communicate(timeout=30)
-    assert (run.returncode, "0002 event_storage" in said) == (1, True)
+    output, _ = run.communicate(timeout=30)
+    assert (run.returncode, "0002 event_storage" in output) == (1, True)
 
 
 def add_migration(monkeypatch: pytest.MonkeyPatch, text: str) -> int:

@@ -1,4 +1,4 @@
-"""The probes of a worker: what they answer to whom, and what the metrics tell of it. Over real sockets."""
+"""The probes of a worker: what they answer to whom, and what the metrics count of it. Over real sockets."""
 
 import gzip
 import json

@@ -37,7 +37,7 @@ def sql(
     values: Sequence[str] | None = None,
     window: tuple[datetime, datetime] | None = None,
 ) -> str:
-    """Fill in Grafana's variables and its macros. window: the last six hours unless told.
+    """Fill in Grafana's variables and its macros. window: the last six hours by default.
 
     values: those of the dimension that are chosen; None for All, whose custom value Grafana puts in as it is.
     """
@@ -55,7 +55,7 @@ def sql(
 
 
 def sql_variables() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each variable whose values the database tells, with the name of its file."""
+    """Yield each variable whose values come from the database, with the name of its file."""
     for name, dashboard in dashboards().items():
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query" and variable["datasource"]["type"] == SQL:

@@ -71,7 +71,7 @@ class Process:
         return _http.request("GET", self.url + path, headers=dict(headers or {}))
 
     def ready(self) -> bool:
-        """Tell whether it says so itself."""
+        """Return whether its own probe says so."""
         try:
             return self.get(self._ready_path).status == 200
         except urllib3.exceptions.HTTPError:
@@ -122,7 +122,7 @@ class Fleet:
         self.processes: list[Process] = []
 
     def start(self, name: str, port: int | None = None, **environ: str) -> Process:
-        """Start a process of the Procfile, on a free port unless told; do not wait for it."""
+        """Start a process of the Procfile, on a free port by default; do not wait for it."""
         process = Process(name, self.environ | environ, self._log_folder, port, root=self._root)
         self.processes.append(process)
         return process

@@ -165,6 +165,6 @@ def assert_problem(answer: testing.Result, status: int, *fields: str) -> None:
         assert [fault["field"] for fault in read(answer)["errors"]] == list(fields)
 
 
-def zulu(instant: datetime) -> str:
+def utc_text(instant: datetime) -> str:
     """Write an instant in UTC as the API does."""
     return instant.isoformat().replace("+00:00", "Z")

@@ -12,7 +12,7 @@ Mode = Literal["pass", "blackhole", "refuse"]
 
 
 class TcpProxy:
-    """Listens on a free loopback port and passes bytes on to a server until told otherwise.
+    """Listens on a free loopback port and passes bytes on to a server unless a test stops that.
 
     mode: "pass"; "blackhole" keeps connections open and swallows every byte in both directions;
     "refuse" closes new connections at once. delay_seconds holds back each piece from the server.

@@ -1,4 +1,4 @@
-"""The alert rules: what Prometheus says of them, what fires each and what does not, where each leads."""
+"""The alert rules: what Prometheus accepts, what fires each and what does not, where each leads."""
 
 import re
 import subprocess
@@ -29,7 +29,7 @@ ASKED_FOR = {
 
 
 def promtool(*arguments: str) -> None:
-    """Run promtool. Raises AssertionError with what it said when it finds a fault."""
+    """Run promtool. Raises AssertionError with its output when it finds a fault."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -83,7 +83,7 @@ def test_prometheus_accepts_the_rules() -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_fires_when_it_should_and_not_when_it_should_not(tmp_path: Path, alert: str) -> None:
-    # A vanished process is what ProcessAbsent is for; its cases say so themselves.
+    # A vanished process is what ProcessAbsent is for; its cases have it themselves.
     vanishes = alert != "AnalyticsServiceProcessAbsent"
     tests = [promtool_test(alert, name, case, vanishes=vanishes) for name, case in CASES[alert].items()]
     # One alert at a time, with what its group records: promtool evaluates every rule of its file at every

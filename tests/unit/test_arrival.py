@@ -1,4 +1,4 @@
-"""When a request has arrived: alike in whatever pieces it comes, and no later than that can be told."""
+"""When a request has arrived: alike in whatever pieces it comes, and no later than that can be known."""
 
 from itertools import pairwise
 

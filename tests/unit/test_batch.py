@@ -53,7 +53,7 @@ def test_each_invalid_element_is_refused_alone_and_a_message_that_is_none_as_a_w
     bad = encode(one | {"status": "maybe"})
     batch = batch_of(b"[%s, %s, 3, %s]" % (encode(one), bad, encode(two)), b"[1", b"[]")
     assert len(batch.rows) == 2
-    assert [(letter.body, letter.reason) for letter in batch.dead_letters] == [
+    assert [(each.body, each.reason) for each in batch.dead_letters] == [
         (bad, "invalid-field"),
         (b"3", "not-an-object"),
         (b"[1", "invalid-json"),
@@ -65,7 +65,7 @@ def test_a_dead_letter_keeps_the_time_it_was_first_seen() -> None:
     batch = Batch(NOW)
     batch.add(message(b"{", headers={"x-first-seen": "2026-01-01T00:00:00Z"}))
     batch.add(message(b"{"))
-    assert [letter.first_seen for letter in batch.dead_letters] == [
+    assert [each.first_seen for each in batch.dead_letters] == [
         "2026-01-01T00:00:00Z",
         "2026-05-01T12:00:00Z",
     ]

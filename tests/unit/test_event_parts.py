@@ -1,4 +1,4 @@
-"""The optional fields that say where a call's tokens, time and cost went: which are let in, and as what."""
+"""The optional fields that say where a call's tokens, time and cost went: which are accepted, and as what."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The door: which usage events are let in, as what, and what every refused one is told."""
+"""Which usage events are accepted, as what, and the faults of each that is not."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """What gateway/http/worker.py uses of gunicorn's inside is as it was when that was written.
 
-When this fails after an upgrade: read what changed in the functions named, mend gateway/http/worker.py, run
+When this fails after an upgrade: read what changed in the functions named, fix gateway/http/worker.py, run
 tests/acceptance/test_gateway_*.py, then write the new digest and the new upper bound in pyproject.toml.
 """
 

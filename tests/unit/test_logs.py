@@ -17,7 +17,7 @@ log = configure_logs(settings, "a process")
 """
 
 
-def said(code: str, log_format: str, **environ: str) -> str:
+def log_output(code: str, log_format: str, **environ: str) -> str:
     """Return what a process that logs so writes to stderr."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(code=code)],
@@ -43,14 +43,14 @@ HOSTILE = r'"a\nb\r\x1b[2J\x9b\u2028\x00\ud800" + "x" * 5_000_000'
     ],
 )
 def test_a_line_stays_one_line_of_bounded_length(code: str, log_format: str) -> None:
-    written = said(code, log_format)
+    written = log_output(code, log_format)
     assert written.endswith("\n")
     assert written[:-1].isprintable()
     assert len(written) < 3_000_000
 
 
 def test_json_keeps_the_text_itself() -> None:
-    line = json.loads(said("log.info('it happened', value='a\\nb\\x1b')", "json"))
+    line = json.loads(log_output("log.info('it happened', value='a\\nb\\x1b')", "json"))
     assert (line["event"], line["value"], line["process"]) == ("it happened", "a\nb\x1b", "a process")
 
 
@@ -63,7 +63,7 @@ try:
 except ValueError:
     log.exception("it failed")
 """
-    written = said(code, log_format)
+    written = log_output(code, log_format)
     assert "hunter2" not in written
     assert all(line.isprintable() for line in written.split("\n"))
     assert "ValueError" in written
@@ -74,7 +74,7 @@ except ValueError:
 
 
 def test_the_start_is_logged_as_it_was_written_and_a_slip_is_named() -> None:
-    lines = said("log_start(log, settings, os.environ)", "json", LOG_LEVLE="debug").splitlines()
+    lines = log_output("log_start(log, settings, os.environ)", "json", LOG_LEVLE="debug").splitlines()
     start, slip = (json.loads(line) for line in lines)
     assert (start["event"], start["settings"]) == ("starting", {"LOG_LEVEL": "info", "LOG_FORMAT": "json"})
     assert (slip["level"], slip["variable"], slip["perhaps_meant"]) == ("warning", "LOG_LEVLE", "LOG_LEVEL")

@@ -242,14 +242,14 @@ def test_grace_periods_outlast_the_processes_own_deadlines(
         monkeypatch.setenv(setting, value)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # which it would set for later tests too
     graceful_seconds = runpy.run_path(str(ROOT / "gateway/gunicorn_conf.py"))["graceful_timeout"]
-    slots = loaded(workload("production", "analytics-export-worker")).concurrency
+    jobs_at_once = loaded(workload("production", "analytics-export-worker")).concurrency
     deadlines = {
         "analytics-gateway": gateway.container["lifecycle"]["preStop"]["sleep"]["seconds"] + graceful_seconds,
         "analytics-ingestor": ingestor.TICK_SECONDS + ingestor.DRAIN_SECONDS + 2 * ingestor.CLOSE_SECONDS,
         "analytics-rollup-worker": 2 * 60,  # shared.postgres ends a transaction at twice its statement limit
         "analytics-export-worker": 0.5
         + export_worker._FINISH_SECONDS
-        + slots * export_jobs.TIME_LIMIT_SECONDS
+        + jobs_at_once * export_jobs.TIME_LIMIT_SECONDS
         + export_worker._CLOSE_SECONDS,
     }
     assert set(grace) == set(deadlines)

@@ -1,6 +1,6 @@
 """What shared/s3.py uses of the inside of the S3 client is as it was when that was written.
 
-When this fails after an upgrade: read what changed, mend ObjectStore.abort_uploads, run
+When this fails after an upgrade: read what changed, fix ObjectStore.abort_uploads, run
 tests/integration/test_export_failures.py, then write the new digest and the new upper bound in
 pyproject.toml. Until then abort_uploads may return 0: nothing but the removal of unfinished uploads needs
 these methods. Their parts then stay in the bucket and cost storage, unless a lifecycle rule of the bucket

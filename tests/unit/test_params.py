@@ -18,7 +18,7 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 GRAINS = ("minute", "hour", "day")
 
 
-def zulu(instant: datetime) -> str:
+def utc_text(instant: datetime) -> str:
     return instant.isoformat().replace("+00:00", "Z")
 
 
@@ -40,7 +40,7 @@ def window(query: str = "", granularities: tuple[str, ...] = ("hour", "day"), **
 def faults(
     query: str = "", granularities: tuple[str, ...] = ("hour", "day"), **values: str
 ) -> dict[str, str]:
-    """Return what is said of each field of a query that is refused."""
+    """Return the reason of each field of a query that is refused."""
     with pytest.raises(Problem) as raised:
         window(query, granularities, **values)
     assert raised.value.status == 400
@@ -57,10 +57,10 @@ def test_every_fault_is_named_at_once() -> None:
 
 
 def test_an_unknown_parameter_is_told_which_there_are() -> None:
-    said = faults("strat=1")["strat"]
-    assert said.startswith("is not a parameter here; there are start, end, granularity, ")
+    reason = faults("strat=1")["strat"]
+    assert reason.startswith("is not a parameter here; there are start, end, granularity, ")
     for name in ("timeZone", "groupBy", "modelId", "apiKeyId", "metadata.<key>"):
-        assert name in said
+        assert name in reason
     with pytest.raises(Problem) as raised:
         Params("fresh=1").check()
     assert raised.value.faults == [{"field": "fresh", "reason": "is not a parameter here; there are none"}]
@@ -70,7 +70,7 @@ def test_an_unknown_parameter_is_told_which_there_are() -> None:
     "name", ["START", "start ", "st%C3%A4rt", "start%00", "%F0%9F%98%80", "", "a" * 5000]
 )
 def test_a_name_counts_letter_by_letter(name: str) -> None:
-    assert len(faults(f"{name}=1&start={zulu(START)}&end={zulu(START)}")) == 2
+    assert len(faults(f"{name}=1&start={utc_text(START)}&end={utc_text(START)}")) == 2
 
 
 @pytest.mark.parametrize(
@@ -172,11 +172,11 @@ def test_a_whole_number_that_is_good_or_absent(query: str, number: int) -> None:
     ],
 )
 def test_a_time_without_a_zone_or_in_another_form_is_refused(text: str) -> None:
-    assert faults(start=text, end=zulu(START))["start"].startswith("must be RFC 3339 with a zone")
+    assert faults(start=text, end=utc_text(START))["start"].startswith("must be RFC 3339 with a zone")
 
 
 def test_a_plus_that_was_not_escaped_is_explained() -> None:
-    end = zulu(START + timedelta(days=1))
+    end = utc_text(START + timedelta(days=1))
     assert "write + as %2B" in faults(f"start=2026-11-01T00:00:00+01:00&end={end}")["start"]
     assert window(f"start=2026-11-01T00:00:00%2B01:00&end={end}").start == START - timedelta(days=1)
 
@@ -184,9 +184,9 @@ def test_a_plus_that_was_not_escaped_is_explained() -> None:
 @pytest.mark.parametrize("granularity", GRAINS)
 def test_a_window_may_be_as_long_as_its_limit_and_not_a_microsecond_longer(granularity: str) -> None:
     longest = START + MAX_WINDOWS[granularity]
-    query = f"start={zulu(START)}&granularity={granularity}&end="
-    assert window(query + zulu(longest), GRAINS) == Window(START, longest, granularity)
-    named = faults(query + zulu(longest + timedelta(microseconds=1)), GRAINS)
+    query = f"start={utc_text(START)}&granularity={granularity}&end="
+    assert window(query + utc_text(longest), GRAINS) == Window(START, longest, granularity)
+    named = faults(query + utc_text(longest + timedelta(microseconds=1)), GRAINS)
     words = {"minute": "6 hours", "hour": "92 days", "day": "400 days"}[granularity]
     assert named == {"end": f"is more than {words} after start, the most for granularity {granularity}"}
 
@@ -200,7 +200,9 @@ def test_the_limits_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize("granularity", ["hour", "day"])
 def test_the_limit_is_for_the_window_as_asked_not_as_widened(granularity: str) -> None:
     middle = START + timedelta(minutes=30)
-    found = window(start=zulu(middle), end=zulu(middle + MAX_WINDOWS[granularity]), granularity=granularity)
+    found = window(
+        start=utc_text(middle), end=utc_text(middle + MAX_WINDOWS[granularity]), granularity=granularity
+    )
     assert found.start == START
 
 
@@ -269,7 +271,7 @@ def test_a_window_is_widened_to_whole_buckets(
     start: str, end: str, granularity: str, wide_start: str, wide_end: str
 ) -> None:
     found = window(start=start, end=end, granularity=granularity)
-    assert (zulu(found.start), zulu(found.end)) == (wide_start, wide_end)
+    assert (utc_text(found.start), utc_text(found.end)) == (wide_start, wide_end)
 
 
 @pytest.mark.parametrize("granularity", ["hour", "day"])
@@ -280,12 +282,12 @@ def test_a_last_bucket_beyond_the_calendar_is_refused(granularity: str) -> None:
 
 @pytest.mark.parametrize("seconds", [0, 1])
 def test_an_empty_or_reversed_window_is_refused(seconds: int) -> None:
-    end = zulu(START - timedelta(seconds=seconds))
-    assert faults(start=zulu(START), end=end) == {"end": "must be later than start"}
+    end = utc_text(START - timedelta(seconds=seconds))
+    assert faults(start=utc_text(START), end=end) == {"end": "must be later than start"}
 
 
 def test_granularity_is_day_unless_given_and_one_of_those_of_the_resource() -> None:
-    query = f"start={zulu(START)}&end={zulu(START + timedelta(hours=1))}"
+    query = f"start={utc_text(START)}&end={utc_text(START + timedelta(hours=1))}"
     assert window(query).granularity == "day"
     assert window(f"{query}&granularity=minute", GRAINS).granularity == "minute"
     for bad in ("minute", "Day", "", "days"):

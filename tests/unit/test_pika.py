@@ -1,6 +1,6 @@
 """What shared/rabbitmq uses of pika's inside is as it was when that was written.
 
-When this fails after an upgrade: read what changed in the functions named, mend shared/rabbitmq/connection.py
+When this fails after an upgrade: read what changed in the functions named, fix shared/rabbitmq/connection.py
 and properties.py, run tests/integration/test_ingestor_*.py, then write the new digest and the new upper bound
 in pyproject.toml. Meanwhile RABBITMQ_READ_FRAMES=false runs without the first of the two.
 """

@@ -46,7 +46,10 @@ def test_open_descriptors_are_counted() -> None:
 
 
 def test_several_processes_are_told_apart_by_pid_and_one_that_ended_is_left_out() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"\n"  # it has begun, and so has memory
         registry = CollectorRegistry()
         add_process_metrics(registry, lambda: [os.getpid(), child.pid])
         for pid in (os.getpid(), child.pid):
@@ -59,10 +62,10 @@ def test_several_processes_are_told_apart_by_pid_and_one_that_ended_is_left_out(
 def test_the_arbiter_and_its_workers_are_this_processes_parent_and_siblings() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     sibling = "from shared.process_metrics import *; print(os.getppid(), os.getpid(), arbiter_and_workers())"
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", code, sibling], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    parent, own, found = said.split(maxsplit=2)
+    parent, own, found = output.split(maxsplit=2)
     assert found.strip() == str(sorted([int(parent), int(own)]))
     assert os.getppid() in arbiter_and_workers()
 

@@ -318,7 +318,7 @@ def test_empty_dimensions_mean_none_and_not_the_default() -> None:
 
 
 def test_all_faults_of_the_dimensions_are_told_at_once() -> None:
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as raised:
         dimensions(
             "client,Client,actor:hour,metadata.,client,model,apiKey:day:30s,,metadata.a b,actor:day:1d:2d"
         )
@@ -327,6 +327,6 @@ def test_all_faults_of_the_dimensions_are_told_at_once() -> None:
         "names client twice", "'model' names none of", "'apiKey:day:30s' keeps hours for less than 1d",
         "'' names none of", "'metadata.a b' names none of", "'actor:day:1d:2d' is not like name",
     ):  # fmt: skip
-        assert fault in str(told.value), fault
+        assert fault in str(raised.value), fault
     with pytest.raises(SettingsError, match="names 21 dimensions; at most 20 are kept"):
         dimensions(",".join(f"metadata.k{number}" for number in range(21)))

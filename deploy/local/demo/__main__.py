@@ -13,7 +13,7 @@ from deploy.local.api import Api
 from deploy.local.books import Books
 from deploy.local.demo.report import Report
 from deploy.local.demo.steps import STEPS, Demo
-from deploy.local.launcher import LocalFleet, run_fleet, say
+from deploy.local.launcher import LocalFleet, run_fleet, write_line
 
 
 def main() -> int:
@@ -31,7 +31,7 @@ def _show(fleet: LocalFleet) -> int:
     code = report.verdict()
     if os.environ.get("DEMO_EXIT") != "1":
         report.commands(fleet.urls["GATEWAY_URL"], report.example_org)
-        say("still running; press Ctrl-C to stop everything")
+        write_line("still running; press Ctrl-C to stop everything")
         with suppress(KeyboardInterrupt):
             fleet.wait()
     return code
@@ -51,7 +51,7 @@ def _run_steps(fleet: LocalFleet, report: Report) -> None:
         settings=settings,
         start=now - timedelta(days=3),
         end=now,
-        say=say,
+        write_line=write_line,
         report=report,
     )
     try:

@@ -70,7 +70,7 @@ class Report:
         sys.stdout.flush()
 
     def verdict(self) -> int:
-        """Print whether all added up; return the exit code that says it."""
+        """Print whether all added up; return the exit code."""
         if self.faults:
             sys.stdout.write(f"\n{len(self.faults)} figure(s) did not add up: {', '.join(self.faults)}\n")
             return 1

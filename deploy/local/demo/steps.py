@@ -18,7 +18,7 @@ from deploy.local.books import Books
 from deploy.local.checkout import STATE
 from deploy.local.demo.report import Report
 from deploy.local.monitoring import Monitoring
-from deploy.local.stack import Say
+from deploy.local.stack import WriteLine
 from deploy.local.traffic import MODELS, Expected, Publisher, Router, encode, org
 from shared.buckets import rfc3339
 
@@ -33,7 +33,7 @@ class Demo:
     settings: dict[str, str]
     start: datetime
     end: datetime
-    say: Say
+    write_line: WriteLine
     report: Report
 
 
@@ -61,7 +61,7 @@ def usage(demo: Demo) -> None:
     ]
     messages = [encode(event) for event in events + resent] + malformed
     rng.shuffle(messages)
-    demo.say(
+    demo.write_line(
         f"publishing {len(messages):,} messages: {_EVENTS:,} events, {_RESENT} resends,"
         f" {len(malformed)} malformed"
     )
@@ -69,10 +69,10 @@ def usage(demo: Demo) -> None:
         for at in range(0, len(messages), 3_000):
             publisher.publish(messages[at : at + 3_000])
             published, counted = min(at + 3_000, len(messages)), demo.books.ingestion()["inserted"]
-            demo.say(f"published {published:,}, counted so far {counted:,}")
+            demo.write_line(f"published {published:,}, counted so far {counted:,}")
     demo.books.wait_until_settled(received=_EVENTS + _RESENT)
     wait_until(lambda: demo.books.dead_letter_count() == len(malformed), seconds=30, what="the dead letters")
-    demo.say("every event is committed and rolled up")
+    demo.write_line("every event is committed and rolled up")
     _show_counts(demo, Expected(events), len(messages), len(malformed))
 
 
@@ -88,7 +88,7 @@ def _show_counts(demo: Demo, expected: Expected, published: int, malformed: int)
     for reason, count in sorted(Counter((each.reason, each.detail) for each in dead_letters).items()):
         report.line(f"         {count} x {reason[0]}: {reason[1]}")
 
-    report.heading("Usage over three days, as the API tells it")
+    report.heading("Usage over three days, as the API answers")
     for org_id, wanted in sorted(expected.by_org.items()):
         answer = demo.api.usage(org_id, demo.start, demo.end)
         totals = answer["totals"]
@@ -139,7 +139,7 @@ def _show_models(demo: Demo, org_id: str) -> None:
 
 
 def incident(demo: Demo) -> None:
-    """Let one model fail and slow down for four minutes; be told, and find it as the runbook does."""
+    """Let one model fail and slow down for four minutes, wait for the alert, find it as the runbook does."""
     folder = STATE / "monitoring"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -158,7 +158,7 @@ def _break_a_model(demo: Demo) -> None:
     bad = Router(
         seed=44, start=start, end=demo.end, orgs=1, models=(model,), error_share=0.4, latency_factor=12
     ).events(_INCIDENT_EVENTS)
-    demo.say(f"an incident: {model} fails and slows down for four minutes")
+    demo.write_line(f"an incident: {model} fails and slows down for four minutes")
     with Publisher(demo.settings["RABBITMQ_URL"]) as publisher:
         publisher.publish([encode(bad[at : at + 100]) for at in range(0, len(bad), 100)])
     demo.books.wait_until_settled(received=_EVENTS + _RESENT + len(bad))
@@ -227,7 +227,7 @@ def export(demo: Demo) -> None:
     assert answer.status == 202, answer.data.decode()
     job = answer.json()
     demo.report.heading("An export of the three days, by hour")
-    demo.say(f"export {job['jobId']} is {job['status']}")
+    demo.write_line(f"export {job['jobId']} is {job['status']}")
 
     def done() -> bool:
         nonlocal job
@@ -235,7 +235,9 @@ def export(demo: Demo) -> None:
         return job["status"] not in {"pending", "running"}
 
     wait_until(done, seconds=60, what="the export")
-    demo.say(f"export {job['jobId']} is {job['status']}: {job['rowCount']} rows, {job['sizeBytes']} bytes")
+    demo.write_line(
+        f"export {job['jobId']} is {job['status']}: {job['rowCount']} rows, {job['sizeBytes']} bytes"
+    )
     link = demo.api.call("GET", f"{path}/{job['jobId']}/download").headers["Location"]
     file = urllib3.request("GET", link, retries=False, timeout=30).data
     rows = list(csv.DictReader(io.StringIO(file.decode(), newline="")))

@@ -1,7 +1,7 @@
-"""The house: who may import whom, where drivers live, how SQL is kept.
+"""The layout of the code: who may import whom, where drivers live, how SQL is kept.
 
-By hand and not with import-linter: its contracts would say the first two rules, in a second place and with
-one more dependency, but not which single file may import a driver, nor the rules of SQL. Here all stand
+Written here and not for import-linter: its contracts would hold the first two rules, in a second place and
+with one more dependency, but not which single file may import a driver, nor the rules of SQL. Here all stand
 together and take a tenth of a second.
 """
 
