@@ -61,7 +61,7 @@ def write_cut(
         )
         for read in plan.reads(None)
     ]
-    return _write_lines(job, plan, merged(streams), sink), plan.complete_since(plan.start)
+    return _write_lines(job, plan, merged(streams), sink), plan.complete_since()
 
 
 def _plan(job: Job, cur: Cursor, as_of: datetime) -> Plan:

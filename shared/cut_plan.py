@@ -15,7 +15,7 @@ from shared.cut import Cut
 from shared.pieces import DAY_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
 from shared.postgres import Cursor
 from shared.statements import load_statements
-from shared.zones import boundaries, local_text
+from shared.zones import boundaries, local_text, previous
 
 RAW = 0
 """The grain of pieces that are raw events of [low, high)."""
@@ -68,8 +68,10 @@ class Read(NamedTuple):
 class Plan:
     """How a cut is read, given what is kept.
 
-    bounds: the buckets' boundaries, in UTC. Raises NotKept where they are none of kept sums,
-    DimensionNotKept, and OverflowError near the calendar's ends.
+    bounds: the buckets' boundaries, in UTC. before: the plan of the totals of the window before, where it is
+    asked for. begins: the begin of all that is answered, that window included.
+    Raises NotKept where boundaries are none of kept sums, DimensionNotKept, and OverflowError near the
+    calendar's ends.
     """
 
     def __init__(self, cut: Cut, kept: Mapping[str, Kept], now: datetime) -> None:
@@ -79,9 +81,12 @@ class Plan:
         _check_kept(cut, kept)
         dimension = kept.get(cut.dimension, kept[""])
         self.bounds = cut.boundaries(keeps_hours=dimension.keeps_hours)
+        self.begins = previous(self.start, self.end, cut.tz) if cut.compare else self.start
+        local_text(self.begins, cut.tz)  # may be before the calendar of its zone
         self._pieces: dict[str, list[Piece]] = {}
         for name in {cut.dimension, ""}:
             self._pieces_of(name)
+        self.before: Plan | None = self.of_window(self.begins, self.start) if cut.compare else None
 
     @property
     def start(self) -> datetime:
@@ -108,13 +113,13 @@ class Plan:
         found = [each.kept_since for each in self.kept.values() if each.name in names and each.kept_since]
         return max(found, default=_LONG_AGO)
 
-    def complete_since(self, begin: datetime) -> datetime | None:
+    def complete_since(self) -> datetime | None:
         """Return since when the cut's dimension is complete and rollups are kept, None when all is there.
 
         Of rollups that retention removed this tells only where what is read begins before them.
         """
         found = [self.kept[self.cut.dimension].complete_since] if self.cut.dimension else []
-        if begin < self.kept_since and self.cut.granularity != "minute":
+        if self.begins < self.kept_since and self.cut.granularity != "minute":
             found.append(self.kept_since)
         return max(filter(None, found), default=None)
 
@@ -182,7 +187,7 @@ class Plan:
         )  # fmt: skip
         plan = Plan.__new__(Plan)
         plan.cut, plan.kept, plan._now = total, self.kept, self._now
-        plan.bounds, plan._pieces = [start, end], {}
+        plan.bounds, plan.begins, plan.before, plan._pieces = [start, end], start, None, {}
         plan._pieces_of(dimension)
         return plan
 
@@ -281,10 +286,15 @@ class Plan:
         days = self.cut.granularity != "hour"
         found: list[Piece] = []
         since = self.kept_since
-        for piece in pieces(self.bounds, days=days, hours=kept.keeps_hours):
-            if piece.high > since:
-                found += _as_kept(replace(piece, low=max(piece.low, since)), kept)
-        self._check_hours(found, kept)
+        try:
+            for piece in pieces(self.bounds, days=days, hours=kept.keeps_hours):
+                if piece.high > since:
+                    found += _as_kept(replace(piece, low=max(piece.low, since)), kept)
+            self._check_hours(found, kept)
+        except NotKept as error:
+            if not dimension:
+                raise
+            raise NotKept(f"of {dimension} {error}; kept are {_in_words(self.kept)}") from None
         return found
 
     def _check_hours(self, found: Sequence[Piece], kept: Kept) -> None:
@@ -306,12 +316,13 @@ def _check_kept(cut: Cut, kept: Mapping[str, Kept]) -> None:
 
 
 def _in_words(kept: Mapping[str, Kept]) -> str:
-    names = [
-        each.name if each.keeps_hours else f"{each.name} (days only)"
-        for each in kept.values()
-        if each.groupable
-    ]
-    return ", ".join(names) or "none"
+    return ", ".join(_named(each) for each in kept.values() if each.groupable) or "none"
+
+
+def _named(kept: Kept) -> str:
+    if not kept.keeps_hours:
+        return f"{kept.name} (days only)"
+    return f"{kept.name} (hours for {kept.hours_kept.days} days)" if kept.hours_kept else kept.name
 
 
 def _as_kept(piece: Piece, kept: Kept) -> list[Piece]:

@@ -6,7 +6,8 @@ from typing import Any
 from gateway.cuts.reading import Reading
 from gateway.http.answers import rfc3339_or_none
 from shared.cut import MEMBERS
-from shared.zones import local_text, previous
+from shared.cut_plan import Plan
+from shared.zones import local_text
 
 
 def head(reading: Reading) -> dict[str, Any]:
@@ -15,8 +16,7 @@ def head(reading: Reading) -> dict[str, Any]:
     of = {"orgId": cut.org_ids[0]} if reading.org_id is not None and cut.org_ids else {}
     return {
         **of,
-        "start": local_text(plan.start, cut.tz),
-        "end": local_text(plan.end, cut.tz),
+        **window_of(plan),
         "granularity": cut.granularity,
     }
 
@@ -27,19 +27,20 @@ def asked(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if cut.tz.key != "UTC":
         found["timeZone"] = cut.tz.key
-    if cut.model_ids is not None:
-        found["modelId"] = cut.model_ids[0] if len(cut.model_ids) == 1 else list(cut.model_ids)
-    if cut.values is not None:
-        name = MEMBERS.get(cut.dimension, cut.dimension)
-        found[name] = cut.values[0] if len(cut.values) == 1 else list(cut.values)
-    since = reading.complete_since()
+    filters = {
+        "orgId": None if reading.org_id is not None else reading.org_filter,
+        "modelId": cut.model_ids,
+        MEMBERS.get(cut.dimension, cut.dimension): cut.values,
+    }
+    for name, values in filters.items():
+        if values is not None:
+            found[name] = values[0] if len(values) == 1 else list(values)
+    since = reading.plan.complete_since()
     if since is not None:
         found["completeSince"] = rfc3339_or_none(since)
     return found | dict(given)
 
 
-def window_before(reading: Reading) -> tuple[Any, dict[str, str]]:
-    """Return when the window of the same length before a reading's begins, and how an answer says so."""
-    cut, plan = reading.plan.cut, reading.plan
-    start = previous(plan.start, plan.end, cut.tz)
-    return start, {"start": local_text(start, cut.tz), "end": local_text(plan.start, cut.tz)}
+def window_of(plan: Plan) -> dict[str, str]:
+    """Return how an answer says which window a plan is of."""
+    return {"start": local_text(plan.start, plan.cut.tz), "end": local_text(plan.end, plan.cut.tz)}

@@ -164,4 +164,8 @@ def plan_of(cut: Cut, kept: Mapping[str, Kept], now: datetime) -> Plan:
             [Fault(field=field, reason=f"has buckets that are not kept: {error}")]
         ) from None
     except OverflowError:
-        raise Problem.invalid([Fault(field="end", reason="is too late")]) from None
+        early = cut.start.year < now.year
+        fault = (
+            Fault(field="start", reason="is too early") if early else Fault(field="end", reason="is too late")
+        )
+        raise Problem.invalid([fault]) from None

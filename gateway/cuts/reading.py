@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime
 from decimal import Decimal
 from itertools import chain
 from typing import Any
@@ -17,7 +16,6 @@ from shared.cut_plan import Group, Kept, Plan, Read, read_kept
 from shared.postgres import Cursor
 from shared.statements import load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows
-from shared.zones import previous
 
 MAX_POINTS = 200_000
 """Points of a series in one answer."""
@@ -33,6 +31,7 @@ class Reading:
     ) -> None:
         """Open it. Raises Problem where the cut asks for what is not kept, and DatabaseUnavailable."""
         self.org_id = org_id
+        self.org_filter = cut.org_ids
         self._database = database
         self._open, kept = database.begin(opened, read_kept)
         if cut.org_ids is None:
@@ -41,12 +40,6 @@ class Reading:
         self.plan = plan_of(cut, kept, clock())
         self._refuse_dropped(self.plan)
         self._winners = self._largest() if cut.top is not None else None
-
-    def complete_since(self) -> datetime | None:
-        """Return since when the answer has all events; None when it has."""
-        plan = self.plan
-        begin = previous(plan.start, plan.end, plan.cut.tz) if plan.cut.compare else plan.start
-        return plan.complete_since(begin)
 
     def usage(self, plan: Plan | None = None) -> Iterator[Row]:
         """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many, and

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import falcon
 
 from gateway.access.authorize import ADMIN, RELIABILITY_READ
-from gateway.cuts.answers import asked, head, window_before
+from gateway.cuts.answers import asked, head, window_of
 from gateway.cuts.histograms import NAMES
 from gateway.cuts.outcomes import OutcomesPoint, OutcomesReader
 from gateway.cuts.parse import CutParams
@@ -122,15 +122,17 @@ class _Reliability:
 
     def _before(self) -> dict[str, Any]:
         """Return what the answer says of the window before, nothing unless it was asked for."""
-        if not self._reading.plan.cut.compare:
+        plan = self._reading.plan.before
+        if plan is None:
             return {}
-        start, said = window_before(self._reading)
-        plan = self._reading.plan.of_window(start, self._reading.plan.start)
         reader = OutcomesReader(plan)
         for _ in reader.points(self._reading.reliability(plan)):
             pass
         return {
-            "previous": {**said, "totals": figures(reader.totals, self._codes_before(plan), self._percentile)}
+            "previous": {
+                **window_of(plan),
+                "totals": figures(reader.totals, self._codes_before(plan), self._percentile),
+            }
         }
 
     def _codes_before(self, plan: Plan) -> Codes | None:

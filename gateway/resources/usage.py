@@ -8,7 +8,7 @@ import falcon
 import msgspec
 
 from gateway.access.authorize import ADMIN, USAGE_READ
-from gateway.cuts.answers import asked, head, window_before
+from gateway.cuts.answers import asked, head, window_of
 from gateway.cuts.parse import CutParams
 from gateway.cuts.reading import Reading
 from gateway.cuts.send import send_parts, wants_csv
@@ -94,12 +94,11 @@ class _Usage:
 
     def _before(self) -> dict[str, Any]:
         """Return what the answer says of the window before, nothing unless it was asked for."""
-        if not self._reading.plan.cut.compare:
+        plan = self._reading.plan.before
+        if plan is None:
             return {}
-        start, said = window_before(self._reading)
-        plan = self._reading.plan.of_window(start, self._reading.plan.start)
         points: list[UsagePoint] = list(usage_points(self._reading.usage(plan), plan))
-        return {"previous": {**said, "totals": _shown(points[0].sums if points else nothing())}}
+        return {"previous": {**window_of(plan), "totals": _shown(points[0].sums if points else nothing())}}
 
 
 def _shown(sums: Sums) -> dict[str, msgspec.Raw]:

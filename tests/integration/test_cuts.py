@@ -1,5 +1,6 @@
 """Cuts: what is refused and how it is said, menus, the platform's answers, and the documented questions."""
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ START = datetime(2026, 11, 9, tzinfo=UTC)
 WEEK = "start=2026-11-09T00:00:00Z&end=2026-11-16T00:00:00Z"
 ORG = f"/orgs/{org(0)}"
 WINDOW = {"start": "2026-11-09T00:00:00Z", "end": "2026-11-16T00:00:00Z"}
+UNICODE = "\u00dc\u65e5\u672c"
 KEPT = ("client", "apiKey", "provider", "operation", "metadata.region")
 
 
@@ -37,6 +39,10 @@ def gateway(environ: dict[str, str], database: TestDatabase, owner: connection) 
     events = Router(seed=3, start=START, end=START + timedelta(days=7)).events(300)
     for event in events[:100]:
         event["clientId"] = "=cmd()"
+    for event in events[100:110]:
+        event["clientId"] = UNICODE
+    for event in events:
+        event |= {"operation": "chat", "provider": "self-hosted", "apiKeyId": "key_prod"}
     insert_batch(owner, events)
     assert Rollups(worker, RollupMetrics(CollectorRegistry())).add_waiting()
     worker.close()
@@ -54,6 +60,17 @@ REFUSED = [
     ("groupBy=metadata.colour", "groupBy", "metadata.region"),
     ("groupBy=actor&granularity=hour", "granularity", "actor (days only)"),
     ("groupBy=actor&timeZone=Asia/Tokyo", "timeZone", "only days are kept"),
+    ("groupBy=actor&timeZone=Asia/Tokyo", "timeZone", "kept are actor (days only), apiKey, client"),
+    ("groupBy=client&groupBy=model", "groupBy", "more than once"),
+    ("metadata.colour=red", "metadata.colour", "kept are actor (days only), apiKey, client"),
+    ("metadata.region=a&metadata.colour=b", "metadata.colour", "beside metadata.region"),
+    ("metadata.=a", "metadata.", "metadata.<key>"),
+    ("clientId=", "clientId", "1 to 200 characters"),
+    ("provider=", "provider", "1 to 200 characters"),
+    ("top=", "top", "from 1 to 100"),
+    ("compare=previous&compare=previous", "compare", "more than once"),
+    ("timeZone=", "timeZone", "1 to 100"),
+    ("timeZone=%2B05:30", "timeZone", "IANA"),
     ("groupBy=client&clientId=a&actorId=b", "actorId", "beside clientId"),
     ("clientId=a&actorId=b", "actorId", "beside clientId"),
     ("groupBy=client&provider=x", "provider", "groupBy=client"),
@@ -66,6 +83,7 @@ REFUSED = [
     ("compare=next", "compare", "previous"),
     ("orgId=x", "orgId", "is not a parameter here"),
     ("&".join(f"modelId=m{at}" for at in range(101)), "modelId", "at most 100 values"),
+    ("&".join(f"metadata.region=m{at}" for at in range(101)), "metadata.region", "at most 100 values"),
     ("clientId=" + "x" * 201, "clientId", "1 to 200 characters"),
     ("granularity=minute", "granularity", "hour, day, week, month, total"),
 ]
@@ -74,6 +92,27 @@ REFUSED = [
 def test_what_cannot_be_asked_is_a_400_that_names_the_parameter_and_what_there_is(gateway: Gateway) -> None:
     for query, field, said in REFUSED:
         answer = gateway.call("GET", f"{PREFIX}{ORG}/usage", query=f"{WEEK}&{query}")
+        assert_problem(answer, 400, field)
+        assert said in read(answer)["errors"][0]["reason"], query
+
+
+CALENDAR = [
+    ("start=0001-01-01T00:00:00Z&end=0001-01-02T00:00:00Z&timeZone=America/New_York", "start", "too early"),
+    ("start=0001-01-01T00:00:00Z&end=0001-01-02T00:00:00Z&compare=previous", "start", "too early"),
+    (
+        "start=0001-01-01T00:00:00Z&end=0001-01-01T01:00:00Z&compare=previous&granularity=hour",
+        "start",
+        "early",
+    ),
+    ("start=9999-12-31T00:00:00Z&end=9999-12-31T23:59:59Z", "end", "too late"),
+    ("start=9999-12-31T00:00:00Z&end=9999-12-31T23:00:00Z&timeZone=Asia/Tokyo", "end", "too late"),
+]
+
+
+@pytest.mark.parametrize("what", ["usage", "reliability"])
+def test_the_ends_of_the_calendar_are_said(gateway: Gateway, what: str) -> None:
+    for query, field, said in CALENDAR:
+        answer = gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=query)
         assert_problem(answer, 400, field)
         assert said in read(answer)["errors"][0]["reason"], query
 
@@ -108,12 +147,54 @@ def test_the_values_in_use_come_largest_first(gateway: Gateway) -> None:
         }
     first = ask(gateway, "dimensions/client/values", limit="1")["values"]
     assert len(first) == 1
-    only = ask(gateway, "dimensions/client/values", prefix="we")["values"]
-    assert [value["value"] for value in only] == ["web"]
-    query = f"{WEEK}&limit=201"
-    assert_problem(gateway.call("GET", f"{PREFIX}{ORG}/dimensions/client/values", query=query), 400, "limit")
-    refused = gateway.call("GET", f"{PREFIX}{ORG}/dimensions/colour/values", query=WEEK)
-    assert_problem(refused, 400, "name")
+    for prefix, found in (
+        ("we", ["web"]),
+        ("\u00dc\u65e5", ["\u00dc\u65e5\u672c"]),
+        ("U", []),
+        ("%", []),
+        ("_", []),
+    ):
+        only = ask(gateway, "dimensions/client/values", prefix=prefix)["values"]
+        assert [value["value"] for value in only] == found, prefix
+
+
+def test_values_that_cannot_be_asked_for_are_a_400_that_says_what_can(gateway: Gateway) -> None:
+    for name, query, field, said in (
+        ("client", f"{WEEK}&limit=0", "limit", "from 1 to 200"),
+        ("client", f"{WEEK}&limit=201", "limit", "from 1 to 200"),
+        ("client", f"{WEEK}&limit=1&limit=2", "limit", "more than once"),
+        ("client", f"{WEEK}&prefix=", "prefix", "1 to 200 characters"),
+        ("client", f"{WEEK}&prefix={'x' * 201}", "prefix", "1 to 200 characters"),
+        ("client", f"{WEEK}&prefix=%E6%97", "prefix", "UTF-8"),
+        ("client", f"{WEEK}&timeZone=UTC", "timeZone", "there are start, end, prefix, limit"),
+        ("client", WEEK.partition("&")[0], "end", "missing"),
+        ("client", "start=2026-01-01T00:00:00Z&end=2027-03-01T00:00:00Z", "end", "400 days"),
+        ("colour", WEEK, "name", "there are model, actor, apiKey, client"),
+        ("errorCode", WEEK, "name", "there are model, actor, apiKey, client"),
+        ("", WEEK, "name", "there are model, actor, apiKey, client"),
+    ):
+        answer = gateway.call("GET", f"{PREFIX}{ORG}/dimensions/{name}/values", query=query)
+        assert_problem(answer, 400, field)
+        assert said in read(answer)["errors"][0]["reason"], query
+
+
+def test_hours_that_are_kept_for_less_long_are_refused_in_the_window_before_too(
+    environ: dict[str, str], database: TestDatabase
+) -> None:
+    worker = Database(database.rollup_worker_url, application_name="rollups")
+    keep_dimensions(worker, (KeptDimension("client", hours_kept=timedelta(days=30)),))
+    worker.close()
+    gateway = Gateway(environ, clock=lambda: START + timedelta(days=30))
+    asked = f"{WEEK}&clientId=web&granularity=hour"
+    assert gateway.call("GET", f"{PREFIX}{ORG}/usage", query=asked).status_code == 200
+    for hour in ("00", "05"):
+        query = f"{asked}&compare=previous".replace("T00", f"T{hour}")
+        refused = gateway.call("GET", f"{PREFIX}{ORG}/usage", query=query)
+        if hour == "00":  # whole days, and days are kept longer
+            assert refused.status_code == 200
+            continue
+        assert_problem(refused, 400, "granularity")
+        assert "client (hours for 30 days)" in read(refused)["errors"][0]["reason"]
 
 
 @pytest.mark.parametrize("what", ["usage", "reliability"])
@@ -126,8 +207,10 @@ def test_all_organisations_are_for_admin_alone_and_each_answer_is_one_audit_row(
     answer = gateway.call("GET", f"{PREFIX}/{what}", ADMIN, query=f"{WEEK}&granularity=total")
     assert {point["orgId"] for point in read(answer)["series"]} == {org(number) for number in range(3)}
     assert audit_rows(owner) == 1
+    chosen = gateway.call("GET", f"{PREFIX}/{what}", ADMIN, query=f"{WEEK}&orgId={org(1)}&orgId={org(2)}")
+    assert read(chosen)["orgId"] == [org(1), org(2)]
     assert_problem(gateway.call("GET", f"{PREFIX}/{what}", ADMIN, query="start=x"), 400)
-    assert audit_rows(owner) == 1
+    assert audit_rows(owner) == 2
 
 
 def ask(gateway: Gateway, path: str, **parameters: str) -> Any:
@@ -169,18 +252,33 @@ def test_csv_is_asked_for_by_accept_and_safe_in_spreadsheets(gateway: Gateway) -
     assert again.status_code == 304
 
 
-def documented() -> list[str]:
+def documented() -> list[tuple[str, Any]]:
+    """Return each documented call with its answer; what was left out of series is not in it."""
     text = (ROOT / "docs" / "queries.md").read_text(encoding="utf-8")
-    return re.findall(r"^GET (\S+)$", text, re.MULTILINE)
+    found = re.findall(r"^GET (\S+)$\n```\n\n```json\n(.*?)```", text, re.MULTILINE | re.DOTALL)
+    return [(call, json.loads(re.sub(r",\s*\.\.\. \d+ more", "", answer))) for call, answer in found]
 
 
-def test_the_documented_questions_are_answered(gateway: Gateway) -> None:
+def test_the_documented_questions_are_answered_in_the_documented_form(gateway: Gateway) -> None:
     calls = documented()
     assert len(calls) == 10
-    for call in calls:
+    for call, wanted in calls:
         path, _, query = call.partition("?")
         answer: Any = gateway.call("GET", PREFIX + unquote(path), ADMIN, query=query)
         assert answer.status_code == 200, answer.text
+        got = read(answer)
+        got.pop("freshness", None)
+        for name in ("start", "end", "granularity"):
+            assert got[name] == wanted[name], call
+        assert got["series"], call
+        assert form(got) == form(wanted), call
+
+
+def form(value: Any) -> Any:
+    """Return the names of an answer's members in their order, those of a series by its first point."""
+    if isinstance(value, list):
+        return form(value[0]) if value and isinstance(value[0], dict) else None
+    return [(name, form(inner)) for name, inner in value.items()] if isinstance(value, dict) else None
 
 
 @pytest.mark.parametrize("what", ["usage", "reliability"])
