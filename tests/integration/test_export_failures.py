@@ -22,6 +22,8 @@ from tests.support.fleet import Fleet, Process
 from tests.support.tcp_proxy import TcpProxy
 
 HOURLY = {"granularity": "hourly", "window_end": START + timedelta(days=31)}
+any_way = pytest.mark.parametrize("zone", ["UTC", "Etc/UTC"])
+"""A file that is copied as it is stored, and the same rows as a cut, summed and read bit by bit."""
 # With names of 200 characters: a file of more than one part.
 HOURS, MODELS = 120, 200
 
@@ -53,12 +55,12 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20) ->
         time.sleep(0.05)
 
 
-def begun_upload(exports: Exports, fleet: Fleet, proxy: TcpProxy) -> tuple[Process, Row]:
+def begun_upload(exports: Exports, fleet: Fleet, proxy: TcpProxy, zone: str = "UTC") -> tuple[Process, Row]:
     """Start a worker and return once it has uploaded a part of a large job's file, slowly."""
     insert_many(exports.owner, HOURS, MODELS, name_length=200)
     [worker] = fleet.start_ready("export_worker")
     proxy.delay_seconds = 1
-    created = exports.create(**HOURLY)
+    created = exports.create(**HOURLY, time_zone=zone)
     wait_until(lambda: exports.unfinished_uploads() == 1, "an upload under way")
     return worker, created
 
@@ -70,10 +72,11 @@ def assert_whole(exports: Exports, row: Row) -> None:
     wait_until(lambda: exports.unfinished_uploads() == 0, "no unfinished upload")
 
 
+@any_way
 def test_a_worker_killed_mid_upload_loses_its_job_to_another_and_its_parts_are_removed(
-    exports: Exports, fleet: Fleet, proxy: TcpProxy
+    exports: Exports, fleet: Fleet, proxy: TcpProxy, zone: str
 ) -> None:
-    worker, created = begun_upload(exports, fleet, proxy)
+    worker, created = begun_upload(exports, fleet, proxy, zone)
     wait_until(lambda: exports.job(created)["rows_done"] > 0, "progress")
     worker.kill()
     assert exports.job(created)["status"] == "running"
@@ -84,11 +87,12 @@ def test_a_worker_killed_mid_upload_loses_its_job_to_another_and_its_parts_are_r
     assert_whole(exports, row)
 
 
+@any_way
 @pytest.mark.alone
 def test_a_worker_that_stops_gives_a_long_job_back_without_an_attempt_used(
-    exports: Exports, fleet: Fleet, proxy: TcpProxy
+    exports: Exports, fleet: Fleet, proxy: TcpProxy, zone: str
 ) -> None:
-    worker, created = begun_upload(exports, fleet, proxy)
+    worker, created = begun_upload(exports, fleet, proxy, zone)
     began = time.monotonic()
     assert worker.stop() == 0
     assert time.monotonic() - began < 5
@@ -208,11 +212,12 @@ def test_a_silent_object_store_is_given_up_within_seconds(exports: Exports, prox
     assert time.monotonic() - began < 5
 
 
+@any_way
 def test_an_attempt_ends_within_seconds_when_the_object_store_falls_silent(
-    exports: Exports, proxy: TcpProxy
+    exports: Exports, proxy: TcpProxy, zone: str
 ) -> None:
     insert_many(exports.owner, HOURS, MODELS, name_length=200)
-    created = exports.create(**HOURLY)
+    created = exports.create(**HOURLY, time_zone=zone)
     database = Database(exports.database.export_worker_url, application_name="test")
     jobs = Jobs(database, worker="w", lease=timedelta(seconds=30), max_attempts=3)
     job = jobs.claim()
@@ -282,12 +287,15 @@ def test_a_bucket_that_takes_no_file_fails_the_job_with_a_sentence(exports: Expo
     assert exports.objects() == []
 
 
-def test_a_database_connection_cut_mid_copy_costs_an_attempt_and_leaves_no_object(exports: Exports) -> None:
+@any_way
+def test_a_database_connection_cut_mid_copy_costs_an_attempt_and_leaves_no_object(
+    exports: Exports, zone: str
+) -> None:
     insert_many(exports.owner, HOURS, MODELS, name_length=200)
     with TcpProxy.before(exports.database.export_worker_url) as cutting:
         cutting.cut_replies_after(6_000_000)
         with exports.worker(DATABASE_URL=cutting.url(exports.database.export_worker_url)):
-            created = exports.create(**HOURLY)
+            created = exports.create(**HOURLY, time_zone=zone)
             wait_until(lambda: exports.job(created)["error"] is not None, "the failed attempt")
             failed = exports.job(created)
             assert (failed["status"], failed["attempt"]) == ("pending", 1)
