@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 from gateway.access.middleware import Access
 from gateway.database import GatewayDatabase
 from gateway.http import problems
+from gateway.http.concurrency import ConcurrencyLimit
 from gateway.http.correlation import Correlation
-from gateway.http.slots import Slots
 from gateway.incidents import IncidentExporter
 from gateway.resources.dimensions import DimensionsResource, DimensionValuesResource
 from gateway.resources.events import ValidateResource
@@ -46,8 +46,8 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application
     database = GatewayDatabase(settings.database_url, metrics)
     cache = FreshnessCache(settings.redis_url, settings.freshness_cache_ttl, metrics)
     freshness = FreshnessReader(database, cache, clock)
-    large = Slots("large answers", max_by_subject=1, max_by_org=1, max_in_all=2)
-    streams = Slots("incident exports", max_by_subject=2, max_by_org=2, max_in_all=MAX_STREAMS)
+    large = ConcurrencyLimit("large answers", max_by_subject=1, max_by_org=1, max_in_all=2)
+    streams = ConcurrencyLimit("incident exports", max_by_subject=2, max_by_org=2, max_in_all=MAX_STREAMS)
     compat = settings.org_binding == "compat"
     access = Access(database, enabled=settings.enable_rbac, compat=compat)
     app = Application(Correlation(metrics), access)

@@ -6,8 +6,8 @@ from typing import ClassVar
 import falcon
 
 from gateway.access.authorize import INCIDENTS_EXPORT
+from gateway.http.concurrency import ConcurrencyLimit
 from gateway.http.params import Params
-from gateway.http.slots import Slots
 from gateway.incidents.export import IncidentExporter
 from gateway.incidents.request import PARAMETERS, read_request
 
@@ -17,7 +17,7 @@ class IncidentsResource:
 
     NEEDS: ClassVar = {"GET": INCIDENTS_EXPORT}
 
-    def __init__(self, exporter: IncidentExporter, streams: Slots) -> None:
+    def __init__(self, exporter: IncidentExporter, streams: ConcurrencyLimit) -> None:
         self._exporter = exporter
         self._streams = streams
 
@@ -25,7 +25,7 @@ class IncidentsResource:
         """Answer with a stream of CSV; X-Truncated is true where rows were cut off."""
         request = read_request(Params(req.query_string, *PARAMETERS), org_id)
         with ExitStack() as opening:
-            opening.enter_context(self._streams.slot(req))
+            opening.enter_context(self._streams.admit(req))
             incident = self._exporter.export(request)
             incident.closes_also(opening.pop_all())
         resp.set_header("X-Truncated", "true" if incident.truncated else "false")

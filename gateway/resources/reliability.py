@@ -25,7 +25,7 @@ from gateway.cuts.text import (
     outcomes_json,
 )
 from gateway.database import GatewayDatabase
-from gateway.http.slots import Slots
+from gateway.http.concurrency import ConcurrencyLimit
 from shared.clock import Clock
 from shared.cut_plan import Plan
 
@@ -35,7 +35,7 @@ class ReliabilityResource:
 
     NEEDS: ClassVar = {"GET": RELIABILITY_READ}
 
-    def __init__(self, database: GatewayDatabase, large: Slots, clock: Clock) -> None:
+    def __init__(self, database: GatewayDatabase, large: ConcurrencyLimit, clock: Clock) -> None:
         self._database = database
         self._large = large
         self._clock = clock
@@ -51,7 +51,7 @@ class ReliabilityResource:
 
             def admit() -> None:
                 reading.refuse_larger()
-                opened.enter_context(self._large.slot(req))
+                opened.enter_context(self._large.admit(req))
 
             parts = reliability.csv() if wants_csv(req) else reliability.json()
             send_parts(req, resp, parts, opened, admit)

@@ -14,7 +14,7 @@ from gateway.cuts.reading import Reading
 from gateway.cuts.send import send_parts, wants_csv
 from gateway.cuts.text import USAGE_COLUMNS, Keys, csv_answer, json_answer, usage_json
 from gateway.database import GatewayDatabase
-from gateway.http.slots import Slots
+from gateway.http.concurrency import ConcurrencyLimit
 from gateway.resources.freshness import FreshnessReader
 from shared.clock import Clock
 from shared.usage_sums import SUMS, Sums, UsagePoint, add, nothing, numbers, texts, usage_points
@@ -26,7 +26,7 @@ class UsageResource:
     NEEDS: ClassVar = {"GET": USAGE_READ}
 
     def __init__(
-        self, database: GatewayDatabase, freshness: FreshnessReader, large: Slots, clock: Clock
+        self, database: GatewayDatabase, freshness: FreshnessReader, large: ConcurrencyLimit, clock: Clock
     ) -> None:
         self._database = database
         self._freshness = freshness
@@ -45,7 +45,7 @@ class UsageResource:
             def admit() -> None:
                 if reading.plan.is_plain and not wants_csv(req):
                     reading.refuse_larger()
-                opened.enter_context(self._large.slot(req))
+                opened.enter_context(self._large.admit(req))
 
             send_parts(req, resp, usage.csv() if wants_csv(req) else usage.json(), opened, admit)
 

@@ -17,7 +17,9 @@ from shared.statements import SQL_FOLDER, load_statements
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("gateway", "ingestor", "rollup_worker", "export_worker")
 BORDERS = {
-    "psycopg2": {"shared/postgres.py"},
+    "psycopg2": {
+        f"shared/postgres/{name}.py" for name in ("connection", "database", "rows", "url", "watchdog")
+    },
     "pika": {f"shared/rabbitmq/{name}.py" for name in ("connection", "properties", "session", "url")},
     "redis": {"gateway/resources/freshness_cache.py"},
     "minio": {"shared/s3.py"},

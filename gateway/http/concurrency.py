@@ -17,7 +17,7 @@ from gateway.http.problems import Problem
 RETRY_AFTER_SECONDS = 5
 
 
-class Slots:
+class ConcurrencyLimit:
     """Counts the answers of one kind that are under way in this process, and refuses one too many."""
 
     def __init__(self, what: str, *, max_by_subject: int, max_by_org: int, max_in_all: int) -> None:
@@ -31,7 +31,7 @@ class Slots:
         self._under_way: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
-    def slot(self, req: falcon.Request) -> Iterator[None]:
+    def admit(self, req: falcon.Request) -> Iterator[None]:
         """Count the answer to a request as under way during the block. Raises Problem 429."""
         keys = [("one organisation", req.context.org_id), ("one gateway process", "")]
         if req.context.decision is not Decision.RBAC_OFF:  # else nobody is known
