@@ -97,9 +97,13 @@ def day(value: str) -> date:
     raise Invalid("must be a day such as 2026-11-01")
 
 
+_ZONE_NAME = text(max_length=100)
+
+
 def time_zone(value: object) -> ZoneInfo:
     """Return the zone of an IANA name."""
-    return _parsed(zone, value, "must be the name of an IANA time zone, such as Asia/Kolkata")
+    name = _ZONE_NAME(value)
+    return _parsed(zone, name, "must be the name of an IANA time zone, such as Asia/Kolkata")
 
 
 def uuid(value: object) -> str:

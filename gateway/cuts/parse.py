@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
 from gateway.http.params import Params
 from gateway.http.problems import Fault, Problem
@@ -20,7 +19,7 @@ from shared.cut import (
 from shared.cut_plan import DimensionNotKept, Kept, Plan
 from shared.pieces import NotKept
 from shared.usage_event.text import org_id_text
-from shared.zones import GRANULARITIES, ZONE_UTC, zone
+from shared.zones import GRANULARITIES
 
 MAX_VALUES = 100
 """Of one filter."""
@@ -54,7 +53,7 @@ class CutParams:
         start, end = params.time("start"), params.time("end")
         granularities = (*(("minute",) if minutes else ()), *GRANULARITIES)
         granularity = params.choice("granularity", granularities) or "day"
-        tz = self._zone()
+        tz = params.time_zone("timeZone")
         by_org, by_model, grouped = self._groups()
         filtered, values = self._filter(grouped)
         org_ids = (org_id,) if org_id is not None else self._org_ids()
@@ -84,14 +83,6 @@ class CutParams:
             order_by=order_by,
             compare=compare,
         )
-
-    def _zone(self) -> ZoneInfo:
-        name = self.params.text("timeZone", max_length=100)
-        try:
-            return ZONE_UTC if name is None else zone(name)
-        except ValueError:
-            self.params.fault("timeZone", "must be the name of an IANA time zone, such as Asia/Kolkata")
-            return ZONE_UTC
 
     def _groups(self) -> tuple[bool, bool, str | None]:
         """Return whether to group by organisation and by model, and the dimension to group by."""

@@ -5,9 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
+from zoneinfo import ZoneInfo
 
 from gateway.http.problems import Fault, Faults, Problem
 from shared import validators
+from shared.zones import ZONE_UTC
 
 T = TypeVar("T")
 
@@ -100,6 +102,10 @@ class Params:
             return None
         hint = "; in a URL write + as %2B" if " " in value else ""
         return self._faults.read(name, validators.time, value, hint=hint)
+
+    def time_zone(self, name: str) -> ZoneInfo:
+        """Return a zone by its IANA name, UTC when absent."""
+        return self._read(name, validators.time_zone) or ZONE_UTC
 
     def fits(
         self,

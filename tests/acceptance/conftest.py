@@ -1,4 +1,4 @@
-"""What an acceptance test has: a fleet of real processes, a way to publish, and the books to check."""
+"""What an acceptance test has: a fleet of real processes, a way to publish, an observer of the results."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Publisher
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, Process
 from tests.support.places import TestBroker, TestDatabase
 from tests.support.release_before import migrate, unpack
 
@@ -23,15 +23,22 @@ def fleet(environ: dict[str, str], tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.fixture
+def gateway(fleet: Fleet) -> Process:
+    """A gateway of two processes, ready."""
+    [started] = fleet.start_ready("gateway", WEB_CONCURRENCY="2")
+    return started
+
+
+@pytest.fixture
 def publisher(broker: TestBroker) -> Callable[[], Publisher]:
     """Opens a publisher to the test's own exchange."""
     return lambda: Publisher(broker.url, broker.exchange)
 
 
 @pytest.fixture
-def books(database: TestDatabase, broker: TestBroker) -> Iterator[Books]:
+def observer(database: TestDatabase, broker: TestBroker) -> Iterator[Observer]:
     """Reads the test's own database and queues."""
-    opened = Books(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
+    opened = Observer(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
     yield opened
     opened.close()
 

@@ -152,7 +152,7 @@ def test_the_runbooks_commands_run(scene: Scene, heading: str, tmp_path: Path) -
     for language, text in RUNBOOK_BLOCKS[heading]:
         if language == "sql":
             for statement in filter(str.strip, text.split(";")):
-                scene.books.rows(statement)
+                scene.observer.rows(statement)
             continue
         now = datetime.now(UTC).replace(microsecond=0)
         environ = {

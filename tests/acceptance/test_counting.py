@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from deploy.local.api import Api, wait_until
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode
 from tests.support.fleet import Fleet
 
@@ -32,7 +32,7 @@ def bodies(events: list[Event]) -> list[bytes]:
 
 
 def test_ten_thousand_events_published_three_times_through_two_ingestors_count_once(
-    fleet: Fleet, publisher: MakePublisher, books: Books
+    fleet: Fleet, publisher: MakePublisher, observer: Observer
 ) -> None:
     now = datetime.now(UTC)
     events = Router(seed=1, start=now - timedelta(hours=30), end=now).events(10_000)
@@ -41,20 +41,20 @@ def test_ten_thousand_events_published_three_times_through_two_ingestors_count_o
         for round_ in range(3):
             out.publish(bodies(shuffled(events, round_)))
     expected = Expected(events)
-    books.wait_until_settled(received=30_000)
-    assert books.ingestion() == {
+    observer.wait_until_settled(received=30_000)
+    assert observer.ingestion() == {
         "received": 30_000,
         "inserted": 10_000,
         "dedupe_conflicts": 20_000,
         "content_conflicts": 0,
     }
-    books.assert_equal(expected)
-    books.assert_api_equal(Api(gateway.url), expected, now - timedelta(hours=30), now)
-    assert books.dead_letters() == []
+    observer.assert_equal(expected)
+    observer.assert_api_equal(Api(gateway.url), expected, now - timedelta(hours=30), now)
+    assert observer.dead_letters() == []
 
 
 def test_late_and_shuffled_events_land_in_the_hours_they_occurred_in(
-    fleet: Fleet, publisher: MakePublisher, books: Books
+    fleet: Fleet, publisher: MakePublisher, observer: Observer
 ) -> None:
     now = datetime.now(UTC)
     start = now - timedelta(days=3, hours=6)
@@ -65,14 +65,14 @@ def test_late_and_shuffled_events_land_in_the_hours_they_occurred_in(
     gateway, *_ = fleet.start_ready("gateway", "ingestor", "rollup_worker")
     with publisher() as out:
         out.publish(bodies(events))
-    books.wait_until_settled(received=4_500)
-    books.assert_equal(Expected(events))
-    books.assert_api_equal(Api(gateway.url), Expected(late), start, now - timedelta(days=3))
-    books.assert_hours_equal(events)
+    observer.wait_until_settled(received=4_500)
+    observer.assert_equal(Expected(events))
+    observer.assert_api_equal(Api(gateway.url), Expected(late), start, now - timedelta(days=3))
+    observer.assert_hours_equal(events)
 
 
 def test_five_hundred_malformed_events_reach_the_dead_letters_with_their_reasons_and_nothing_else_does(
-    fleet: Fleet, publisher: MakePublisher, books: Books
+    fleet: Fleet, publisher: MakePublisher, observer: Observer
 ) -> None:
     now = datetime.now(UTC)
     router = Router(seed=6, start=now - timedelta(hours=1), end=now)
@@ -93,17 +93,17 @@ def test_five_hundred_malformed_events_reach_the_dead_letters_with_their_reasons
     fleet.start_ready("ingestor", "rollup_worker")
     with publisher() as out:
         out.publish(messages)
-    books.wait_until_settled(received=3_000)
-    wait_until(lambda: books.dead_letter_count() == 501, seconds=30, what="501 dead letters")
-    dead_letters = books.dead_letters()
+    observer.wait_until_settled(received=3_000)
+    wait_until(lambda: observer.dead_letter_count() == 501, seconds=30, what="501 dead letters")
+    dead_letters = observer.dead_letters()
     expected = sorted([*malformed, ("invalid-field", encode(bad_element))])
     assert sorted((each.reason, each.body) for each in dead_letters) == expected
     assert all(each.detail and each.first_seen for each in dead_letters)
-    books.assert_equal(Expected(good))
+    observer.assert_equal(Expected(good))
 
 
 def test_kills_at_random_moments_under_load_lose_and_double_nothing(
-    fleet: Fleet, publisher: MakePublisher, books: Books
+    fleet: Fleet, publisher: MakePublisher, observer: Observer
 ) -> None:
     now = datetime.now(UTC)
     events = Router(seed=8, start=now - timedelta(days=1), end=now).events(30_000)
@@ -138,14 +138,14 @@ def test_kills_at_random_moments_under_load_lose_and_double_nothing(
     for process in processes.values():
         process.wait_ready()
     expected = Expected(events)
-    books.wait_until_settled(stored=len(expected))
-    books.assert_equal(expected)
-    books.assert_api_equal(Api(processes["gateway"].url), expected, now - timedelta(days=1), now)
-    assert books.dead_letters() == []
+    observer.wait_until_settled(stored=len(expected))
+    observer.assert_equal(expected)
+    observer.assert_api_equal(Api(processes["gateway"].url), expected, now - timedelta(days=1), now)
+    assert observer.dead_letters() == []
 
 
 def test_a_terminated_process_finishes_what_it_began_and_exits_with_0(
-    fleet: Fleet, publisher: MakePublisher, books: Books
+    fleet: Fleet, publisher: MakePublisher, observer: Observer
 ) -> None:
     now = datetime.now(UTC)
     events = Router(seed=10, start=now - timedelta(hours=2), end=now).events(20_000)
@@ -157,7 +157,7 @@ def test_a_terminated_process_finishes_what_it_began_and_exits_with_0(
         out.publish(bodies(events[10_000:]))
     assert gateway.stop() == 0, gateway.log_tail()
     fleet.start_ready("ingestor", "rollup_worker")
-    books.wait_until_settled(stored=20_000)
-    books.assert_equal(Expected(events))
+    observer.wait_until_settled(stored=20_000)
+    observer.assert_equal(Expected(events))
     # Nothing was delivered twice: the ingestor acknowledged all that it had committed before it left.
-    assert books.ingestion()["dedupe_conflicts"] == 0
+    assert observer.ingestion()["dedupe_conflicts"] == 0

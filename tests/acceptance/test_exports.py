@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from deploy.local.api import Api
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.traffic import Publisher, Router, encode, org
 from tests.support.fleet import Fleet
 
@@ -25,7 +25,7 @@ def curl(*arguments: str) -> str:
 
 
 def test_an_export_is_created_awaited_and_downloaded_and_reconciles_with_usage(
-    fleet: Fleet, publisher: MakePublisher, books: Books, tmp_path: Path
+    fleet: Fleet, publisher: MakePublisher, observer: Observer, tmp_path: Path
 ) -> None:
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     start, end = today - timedelta(days=6), today + timedelta(days=1, seconds=-1)
@@ -33,7 +33,7 @@ def test_an_export_is_created_awaited_and_downloaded_and_reconciles_with_usage(
     events = Router(seed=30, start=start, end=datetime.now(UTC), orgs=2).events(2_000)
     with publisher() as out:
         out.publish([encode(events[at : at + 100]) for at in range(0, 2_000, 100)])
-    books.wait_until_settled(received=2_000)
+    observer.wait_until_settled(received=2_000)
     jobs = f"{gateway.url}/analytics/v1/orgs/{org(0)}/exports"
     subject = ("-H", "X-Actor-Subject: user-123")
     utc_text = "%Y-%m-%dT%H:%M:%SZ"
@@ -74,4 +74,4 @@ def test_an_export_is_created_awaited_and_downloaded_and_reconciles_with_usage(
         ("output_tokens", "outputTokens"), ("cost_estimate_cents", "costEstimateCents"),
     ):  # fmt: skip
         assert sum(Decimal(row[column]) for row in rows) == totals[name]
-    assert books.rows("SELECT count(*) FROM analytics.audit_log WHERE path LIKE '%/download'") == [(1,)]
+    assert observer.rows("SELECT count(*) FROM analytics.audit_log WHERE path LIKE '%/download'") == [(1,)]

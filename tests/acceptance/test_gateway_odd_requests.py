@@ -2,16 +2,8 @@
 
 import socket
 
-import pytest
-
-from tests.support.fleet import Fleet, Process
+from tests.support.fleet import Process
 from tests.support.raw_http import EVENT, HEALTH, POST, USAGE, dial, get, problem, raw, receive, validate
-
-
-@pytest.fixture
-def gateway(fleet: Fleet) -> Process:
-    [started] = fleet.start_ready("gateway", WEB_CONCURRENCY="2")
-    return started
 
 
 def test_a_client_that_waits_for_continue_gets_it_once_and_its_answer(gateway: Process) -> None:

@@ -35,12 +35,6 @@ from tests.support.raw_http import (
 SILENCE_SECONDS = 15
 
 
-@pytest.fixture
-def gateway(fleet: Fleet) -> Process:
-    [started] = fleet.start_ready("gateway", WEB_CONCURRENCY="2")
-    return started
-
-
 def test_an_actor_header_that_comes_twice_is_a_400_that_names_it(gateway: Process) -> None:
     assert raw(gateway, get(USAGE))[0] == 200
     for name, value in ACTOR.items():

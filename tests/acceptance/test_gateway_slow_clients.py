@@ -31,12 +31,6 @@ from tests.support.raw_http import (
 MAX_HEAD_SECONDS = 10
 
 
-@pytest.fixture
-def gateway(fleet: Fleet) -> Process:
-    [started] = fleet.start_ready("gateway", WEB_CONCURRENCY="2")
-    return started
-
-
 @contextmanager
 def dripping(
     gateway: Process, count: int, begin: bytes, *, every_seconds: float

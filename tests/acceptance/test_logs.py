@@ -7,7 +7,7 @@ from typing import Any
 import pika
 
 from deploy.local.api import ADMIN
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.traffic import Router, encode, org
 from tests.support.fleet import Fleet, Process
 from tests.support.places import TestBroker
@@ -19,7 +19,7 @@ def lines(process: Process) -> list[dict[str, Any]]:
 
 
 def test_a_message_s_correlation_id_is_in_the_lines_of_its_commit_and_of_its_rollup(
-    fleet: Fleet, broker: TestBroker, books: Books
+    fleet: Fleet, broker: TestBroker, observer: Observer
 ) -> None:
     ingestor, worker = fleet.start_ready("ingestor", "rollup_worker")
     now = datetime.now(UTC)
@@ -28,7 +28,7 @@ def test_a_message_s_correlation_id_is_in_the_lines_of_its_commit_and_of_its_rol
     properties = pika.BasicProperties(delivery_mode=2, correlation_id="checkout-42")
     connection.channel().basic_publish(broker.exchange, "usage", encode(event), properties)
     connection.close()
-    books.wait_until_settled(received=1)
+    observer.wait_until_settled(received=1)
     [committed] = [line for line in lines(ingestor) if line["event"] == "batch committed"]
     assert (committed["correlation_id"], committed["inserted"]) == ("checkout-42", 1)
     [rolled_up] = [line for line in lines(worker) if line["event"] == "batches rolled up"]

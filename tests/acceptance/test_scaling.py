@@ -12,7 +12,7 @@ import psycopg2.errors
 import pytest
 
 from deploy.local.api import Api, wait_until
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode, org
 from tests.support.deployment import build, connections, objects
 from tests.support.fleet import Fleet, Process
@@ -52,10 +52,10 @@ def batches_added(worker: Process) -> float:
     return float(found[1]) if found else 0
 
 
-def open_connections(books: Books) -> dict[str, int]:
+def open_connections(observer: Observer) -> dict[str, int]:
     """Return how many connections each process's login has open now."""
     return dict(
-        books.rows(
+        observer.rows(
             "SELECT usename::text, count(*) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() GROUP BY 1"
         )
@@ -63,7 +63,7 @@ def open_connections(books: Books) -> dict[str, int]:
 
 
 def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
-    fleet: Fleet, publisher: MakePublisher, books: Books
+    fleet: Fleet, publisher: MakePublisher, observer: Observer
 ) -> None:
     events: list[Event] = []
     ingestors = fleet.start_ready("ingestor")
@@ -72,7 +72,7 @@ def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
     def all_ingestors_commit(count: int) -> None:
         """Each one that was ever started has committed batches: work reaches a newcomer by itself."""
         distinct = "SELECT count(DISTINCT ingestor) FROM analytics.ingestion_batches"
-        wait_until(lambda: books.rows(distinct) == [(count,)], seconds=20, what=f"batches of {count}")
+        wait_until(lambda: observer.rows(distinct) == [(count,)], seconds=20, what=f"batches of {count}")
 
     def all_workers_add() -> None:
         before = [batches_added(worker) for worker in workers]
@@ -90,23 +90,23 @@ def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
         all_workers_add()
         ingestors += fleet.start_ready("ingestor", "ingestor")
         all_ingestors_commit(4)
-        found = open_connections(books)
+        found = open_connections(observer)
         for process in (ingestors[0], workers[0], ingestors[2]):
             assert process.stop() == 0, process.log_tail()
         assert ingestors[1].stop() == 0, ingestors[1].log_tail()
         del workers[0]
         all_workers_add()  # the one that is left goes on, and so does the last ingestor
-    books.wait_until_settled(stored=len(events))
-    books.assert_equal(Expected(events))
-    assert books.dead_letters() == []
+    observer.wait_until_settled(stored=len(events))
+    observer.assert_equal(Expected(events))
+    assert observer.dead_letters() == []
     # Whoever left had acknowledged what it had committed: nothing was delivered again.
-    assert books.ingestion()["dedupe_conflicts"] == 0
+    assert observer.ingestion()["dedupe_conflicts"] == 0
     assert found["ingestor"] == 4 * connections("analytics-ingestor", {})
     assert found["rollup_worker"] == 2 * connections("analytics-rollup-worker", {})
 
 
 def test_gateway_and_export_worker_keep_to_the_connections_they_are_counted_with(
-    fleet: Fleet, books: Books
+    fleet: Fleet, observer: Observer
 ) -> None:
     # One gunicorn worker: with two, the kernel may give one of them everything.
     gateway, _ = fleet.start_ready("gateway", "export_worker", WEB_CONCURRENCY="1")
@@ -131,7 +131,7 @@ def test_gateway_and_export_worker_keep_to_the_connections_they_are_counted_with
             assert done is None
     sizes = {"WEB_CONCURRENCY": "1", "EXPORT_WORKER_CONCURRENCY": "2"}
     # Connections stay open, so the number now is the most there were.
-    found = open_connections(books)
+    found = open_connections(observer)
     counted = {name: connections(f"analytics-{name.replace('_', '-')}", sizes) for name in found}
     assert set(found) == {"gateway", "export_worker"}
     assert all(counted[name] / 2 < found[name] <= counted[name] for name in found), (found, counted)

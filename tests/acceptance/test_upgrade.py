@@ -13,8 +13,8 @@ import pytest
 import urllib3
 
 from deploy.local.api import Api, wait_until
-from deploy.local.books import Books
 from deploy.local.checkout import ROOT
+from deploy.local.observer import Observer
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode
 from tests.support.fleet import Fleet, Process
 from tests.support.places import TestBroker
@@ -82,7 +82,7 @@ class Upgrade:
     before: Fleet
     after: Fleet
     load: Load
-    books: Books
+    observer: Observer
     owner_url: str
 
     def command(self, *arguments: str) -> str:
@@ -125,24 +125,24 @@ def upgrade(
     environ_before: dict[str, str], release_before: Path, broker: TestBroker, tmp_path: Path
 ) -> Iterator[Upgrade]:
     """Nothing runs yet; whatever still does at the end is killed."""
-    books = Books(environ_before["DATABASE_URL"], broker.url, broker.queue, broker.dead_letter_queue)
+    observer = Observer(environ_before["DATABASE_URL"], broker.url, broker.queue, broker.dead_letter_queue)
     made = Upgrade(
         Fleet(environ_before, tmp_path, release_before),
         Fleet(environ_before, tmp_path),
         Load(broker),
-        books,
+        observer,
         environ_before["DATABASE_URL"],
     )
     yield made
     made.load.stop()
     made.before.close()
     made.after.close()
-    books.close()
+    observer.close()
 
 
 @pytest.mark.timeout(600)
 def test_an_upgrade_under_load_and_the_way_back_lose_nothing(upgrade: Upgrade) -> None:
-    load, books = upgrade.load, upgrade.books
+    load, observer = upgrade.load, upgrade.observer
     old = upgrade.before.start_ready(*NAMES)
     load.gateways.append(Api(old[-1].url))
     load.start()
@@ -155,7 +155,7 @@ def test_an_upgrade_under_load_and_the_way_back_lose_nothing(upgrade: Upgrade) -
 
     # Replace them; what they added beside this release's is declared, and back, and forth again.
     new = upgrade.replace(old, upgrade.after)
-    kept = books.rows("SELECT name, complete_since FROM analytics.rollup_dimensions WHERE groupable")
+    kept = observer.rows("SELECT name, complete_since FROM analytics.rollup_dimensions WHERE groupable")
     assert {name for name, _ in kept} == {"client", "actor", "apiKey", "provider", "operation"}
     assert all(since is not None for _, since in kept)
     back = upgrade.replace(new, upgrade.before)
@@ -163,11 +163,11 @@ def test_an_upgrade_under_load_and_the_way_back_lose_nothing(upgrade: Upgrade) -
     load.stop()
 
     expected = Expected(load.published)
-    books.wait_until_settled(stored=len(load.published))
-    books.assert_equal(expected)
-    books.assert_hours_equal(load.published)
-    assert books.dead_letter_count() == 0
-    books.assert_api_equal(load.gateways[0], expected, NOW - timedelta(days=4), NOW + timedelta(days=1))
+    observer.wait_until_settled(stored=len(load.published))
+    observer.assert_equal(expected)
+    observer.assert_hours_equal(load.published)
+    assert observer.dead_letter_count() == 0
+    observer.assert_api_equal(load.gateways[0], expected, NOW - timedelta(days=4), NOW + timedelta(days=1))
     assert load.failures == []
     assert load.answers > 20
 
@@ -175,7 +175,9 @@ def test_an_upgrade_under_load_and_the_way_back_lose_nothing(upgrade: Upgrade) -
     assert "no difference" in upgrade.command("verify")
     upgrade.command("rebuild")
     assert "no difference" in upgrade.command("verify")
-    assert books.rows("SELECT name FROM analytics.rollup_dimensions WHERE complete_since IS NOT NULL") == []
+    assert (
+        observer.rows("SELECT name FROM analytics.rollup_dimensions WHERE complete_since IS NOT NULL") == []
+    )
     clients = "SELECT sum(invocations) FROM analytics.rollups WHERE dimension = 'client' AND grain = 60"
-    assert books.rows(clients) == [(sum("clientId" in event for event in load.published),)]
-    books.assert_equal(expected)
+    assert observer.rows(clients) == [(sum("clientId" in event for event in load.published),)]
+    observer.assert_equal(expected)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from deploy.local.api import Api, wait_until
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.traffic import Publisher, Router, encode, org
 from tests.support.fleet import Fleet
 
@@ -21,7 +21,7 @@ def actor(roles: str, orgs: str | None = None) -> dict[str, str]:
 
 
 def test_a_dead_rollup_worker_shows_as_a_growing_lag_in_the_view_and_in_the_api(
-    fleet: Fleet, publisher: MakePublisher, books: Books
+    fleet: Fleet, publisher: MakePublisher, observer: Observer
 ) -> None:
     now = datetime.now(UTC)
     router = Router(seed=20, start=now - timedelta(minutes=1), end=now, orgs=1)
@@ -32,11 +32,11 @@ def test_a_dead_rollup_worker_shows_as_a_growing_lag_in_the_view_and_in_the_api(
         return max(float(entry["lagSeconds"]) for entry in api.get(f"/orgs/{org(0)}/freshness")["entries"])
 
     def lag_in_view() -> float:
-        return float(books.rows("SELECT max(lag_seconds) FROM analytics.freshness_status")[0][0])
+        return float(observer.rows("SELECT max(lag_seconds) FROM analytics.freshness_status")[0][0])
 
     with publisher() as out:
         out.publish(encode(event) for event in router.events(200))
-        books.wait_until_settled(received=200)
+        observer.wait_until_settled(received=200)
         wait_until(lambda: lag() == 0, seconds=10, what="no lag while the worker runs")
         assert lag_in_view() == 0
         worker.kill()
@@ -60,7 +60,7 @@ def test_an_organisation_without_events_is_unknown_and_nothing_is_invented(fleet
 
 @pytest.mark.parametrize("path", ["usage", "freshness"])
 def test_organisation_a_never_sees_organisation_b(
-    fleet: Fleet, publisher: MakePublisher, books: Books, path: str
+    fleet: Fleet, publisher: MakePublisher, observer: Observer, path: str
 ) -> None:
     now = datetime.now(UTC)
     start = now - timedelta(hours=1)
@@ -71,7 +71,7 @@ def test_organisation_a_never_sees_organisation_b(
     gateway, *_ = fleet.start_ready("gateway", "ingestor", "rollup_worker")
     with publisher() as out:
         out.publish(encode(event) for event in theirs)
-    books.wait_until_settled(received=300)
+    observer.wait_until_settled(received=300)
     window = {
         "start": start.isoformat().replace("+00:00", "Z"),
         "end": now.isoformat().replace("+00:00", "Z"),
@@ -96,6 +96,6 @@ def test_organisation_a_never_sees_organisation_b(
     status, crossed = ask(org(1), actor("admin", org(0)))
     assert status == 200
     assert "canary-of-org-b" in crossed
-    assert books.rows("SELECT decision, org_id::text, actor_subject FROM analytics.audit_log") == [
+    assert observer.rows("SELECT decision, org_id::text, actor_subject FROM analytics.audit_log") == [
         ("cross-org", org(1), "tester")
     ]

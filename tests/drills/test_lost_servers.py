@@ -16,7 +16,7 @@ import pika.exceptions
 import urllib3
 
 from deploy.local.api import ADMIN, Api, wait_until
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.servers import Server
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Event, Expected, Publisher, Router, encode, org
@@ -102,18 +102,18 @@ def test_every_server_is_lost_in_turn_and_nothing_else_is(own_stack: LocalStack,
             reader.stopping.set()
             producer.join()
             reader.join()
-        books = Books(
+        observer = Observer(
             settings["DATABASE_URL"], settings["RABBITMQ_URL"], "analytics.usage.v1", "analytics.usage.v1.dlq"
         )
         expected = Expected(producer.confirmed)
-        books.wait_until_settled(stored=len(expected))
-        books.assert_equal(expected)
-        assert books.dead_letters() == []
-        books.assert_api_equal(Api(gateway.url), expected, start, end)
+        observer.wait_until_settled(stored=len(expected))
+        observer.assert_equal(expected)
+        assert observer.dead_letters() == []
+        observer.assert_api_equal(Api(gateway.url), expected, start, end)
         assert reader.statuses.keys() <= {200, 503}, reader.statuses
         assert reader.statuses[200] > reader.statuses[503], reader.statuses
         assert reader.slowest < _ANSWER_DEADLINE_SECONDS
-        books.close()
+        observer.close()
         assert [process.popen.poll() for process in processes] == [None] * len(processes)
     finally:
         fleet.close()

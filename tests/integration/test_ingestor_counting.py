@@ -28,12 +28,12 @@ def test_duplicates_and_conflicts_of_content_are_counted_wherever_they_meet(inge
     ingestion.wait_received(7)
     ingestion.publish([encode(one)])
     ingestion.wait_received(8)
-    assert ingestion.books.ingestion() == {
+    assert ingestion.observer.ingestion() == {
         "received": 8, "inserted": 3, "dedupe_conflicts": 5, "content_conflicts": 2,
     }  # fmt: skip
     assert results(process) == (3, 5, 0)
     assert metric(process, "analytics_ingestion_content_conflicts_total") == 2
-    [(model, latency_ms)] = ingestion.books.rows(
+    [(model, latency_ms)] = ingestion.observer.rows(
         f"SELECT model_id, latency_ms FROM analytics.usage_events WHERE event_id = '{two['eventId']}'"
     )
     assert (model, latency_ms) == (two["modelId"], two["latencyMs"])
@@ -51,7 +51,7 @@ def test_where_the_tokens_and_the_time_went_is_stored_and_absent_where_nobody_sa
     ingestion.start()
     ingestion.publish([encode([told, silent, wrong | whole | parts | {"cachedInputTokens": 61}])])
     ingestion.wait_received(2)
-    rows = ingestion.books.rows(
+    rows = ingestion.observer.rows(
         "SELECT event_id::text, provider, operation, api_key_id, cached_input_tokens,"
         " cache_write_input_tokens, reasoning_tokens, time_to_first_token_ms FROM analytics.usage_events"
     )
@@ -71,7 +71,7 @@ def test_two_ingestors_that_meet_the_same_events_at_once_store_each_once(ingesti
     ingestion.publish(twice[400:])
     ingestion.wait_received(8_000)
     assert ingestion.stored() == 4_000
-    assert ingestion.books.ingestion()["content_conflicts"] == 0
+    assert ingestion.observer.ingestion()["content_conflicts"] == 0
     wait_until(
         lambda: [sum(column) for column in zip(*map(results, processes), strict=True)] == [4_000, 4_000, 0],
         seconds=5,
@@ -93,7 +93,7 @@ def test_each_bad_event_of_a_batch_is_a_dead_letter_of_its_own_and_the_good_ones
     process = ingestion.start()
     ingestion.publish([b"[" + b",".join([encode(good[0]), *bad, *map(encode, good[1:])]) + b"]", b"{oops"])
     ingestion.wait_dead_letters(4)
-    dead_letters = {each.body: each for each in ingestion.books.dead_letters()}
+    dead_letters = {each.body: each for each in ingestion.observer.dead_letters()}
     assert {body: each.reason for body, each in dead_letters.items()} == {
         bad[0]: "invalid-field", bad[1]: "missing-field", bad[2]: "not-an-object", b"{oops": "invalid-json",
     }  # fmt: skip
@@ -116,7 +116,7 @@ def test_a_message_of_one_mib_and_a_batch_of_a_thousand_are_taken_and_more_is_re
     ingestion.publish([largest, thousand, largest + b" ", one_too_many])
     ingestion.wait_received(1_001)
     ingestion.wait_dead_letters(2)
-    dead_letters = {each.reason: each.body for each in ingestion.books.dead_letters()}
+    dead_letters = {each.reason: each.body for each in ingestion.observer.dead_letters()}
     assert dead_letters == {"message-too-large": largest + b" ", "batch-too-large": one_too_many}
     assert results(process) == (1_001, 0, 2)
     ingestion.assert_all_acknowledged(process)
@@ -134,7 +134,7 @@ def test_events_the_database_refuses_become_dead_letters_and_the_innocents_are_s
     process = ingestion.start()
     ingestion.wait_received(298)
     ingestion.wait_dead_letters(3)
-    dead_letters = ingestion.books.dead_letters()
+    dead_letters = ingestion.observer.dead_letters()
     assert {each.reason for each in dead_letters} == {"rejected-by-database"}
     assert sorted(each.body for each in dead_letters) == sorted(map(encode, [*refused, refused[0]]))
     assert all("check constraint" in each.detail for each in dead_letters)

@@ -82,7 +82,7 @@ def test_a_commit_whose_answer_is_lost_counts_once_and_as_accepted(
         process = ingestion.start(INGESTOR_DATABASE_URL=proxy.url(database.ingestor_url))
         ingestion.publish(singles(100))
         wait_until(
-            lambda: bool(ingestion.books.rows(committing)), seconds=10, what="a commit", every_seconds=0.02
+            lambda: bool(ingestion.observer.rows(committing)), seconds=10, what="a commit", every_seconds=0.02
         )
         proxy.mode = "blackhole"
         if again == "after the commit":
@@ -92,7 +92,7 @@ def test_a_commit_whose_answer_is_lost_counts_once_and_as_accepted(
         proxy.mode = "pass"
         wait_until(lambda: sum(results(process)) == 100, seconds=30, what="the batch to be known")
     assert results(process) == (100, 0, 0)
-    assert ingestion.books.ingestion()["received"] == 100
+    assert ingestion.observer.ingestion()["received"] == 100
     assert ingestion.stored() == 100
     ingestion.fleet.processes[0].kill()
 
@@ -114,14 +114,14 @@ def test_a_connection_to_the_broker_that_is_reset_or_goes_silent_loses_nothing(
         ingestion.publish([body for number in (1, 3, 5) for body in bad[number::6]])
         wait_until(lambda: ingestion.stored() == 6_000, seconds=40, what="all events")
         wait_until(
-            lambda: {each.body for each in ingestion.books.dead_letters()} == set(bad),
+            lambda: {each.body for each in ingestion.observer.dead_letters()} == set(bad),
             seconds=30,
             what="all dead letters",
             every_seconds=1,
         )
         wait_until(process.ready, seconds=10, what="ready again")
         ingestion.assert_all_acknowledged(process)
-    sums = ingestion.books.ingestion()
+    sums = ingestion.observer.ingestion()
     assert sums["inserted"] == 6_000
     assert sums["content_conflicts"] == 0
 
@@ -147,7 +147,7 @@ def test_a_batch_that_commits_before_an_earlier_one_is_acknowledged_after_it(
     again = ingestion.start()
     ingestion.wait_received(300)
     assert ingestion.stored() == 200
-    assert ingestion.books.ingestion()["dedupe_conflicts"] == 100
+    assert ingestion.observer.ingestion()["dedupe_conflicts"] == 100
     ingestion.assert_all_acknowledged(again)
 
 
@@ -188,7 +188,7 @@ def test_sigterm_writes_and_acknowledges_what_is_in_hand(ingestion: Ingestion) -
     assert process.stop() == 0, process.log_tail()
     # What the broker had sent and the process had not read yet goes back to the queue.
     [in_flight] = re.findall(r'"events_in_flight": (\d+)', process.log.read_text())
-    dead_letters = [each.body for each in ingestion.books.dead_letters()]
+    dead_letters = [each.body for each in ingestion.observer.dead_letters()]
     assert dead_letters == [b"{bad"][: len(dead_letters)]
     assert ingestion.stored() + len(dead_letters) == int(in_flight) > 0
     assert int(in_flight) + ingestion.waiting() == 51
@@ -236,7 +236,7 @@ def test_messages_beside_a_dead_letter_that_is_slow_to_confirm_are_acknowledged_
     declare(ingestion.channel, ingestion.topology)
     again = ingestion.start()
     ingestion.wait_dead_letters(3)
-    assert ingestion.books.ingestion()["received"] == 50
+    assert ingestion.observer.ingestion()["received"] == 50
     ingestion.assert_all_acknowledged(again)
 
 

@@ -195,7 +195,7 @@ def test_messages_count_whatever_stands_beside_their_bodies(request: pytest.Fixt
     account.publish(messages)
     assert account.good.total() + account.bad.total() == len(messages), "RabbitMQ refused one"
     account.settle()
-    dead_letters = account.ingestion.books.dead_letters()
+    dead_letters = account.ingestion.observer.dead_letters()
     assert Counter(each.body for each in dead_letters) == account.bad
     assert {each.reason for each in dead_letters} == {"invalid-json"}
     assert all(len(each.detail) <= 1_000 for each in dead_letters)
@@ -279,7 +279,7 @@ def test_oversized_messages_wait_for_a_dead_letter_queue_that_is_full(account: A
         wait_until(lambda: "refused an oversized" in process.log.read_text(), seconds=20, what="the refusal")
         assert process.popen.poll() is None
     wait_until(lambda: results(process) == (500, 0, 6), seconds=90, what="six dead letters")
-    assert {each.body for each in ingestion.books.dead_letters()} == set(large)
+    assert {each.body for each in ingestion.observer.dead_letters()} == set(large)
     assert process.stop() == 0
     assert ingestion.waiting() == 0
 

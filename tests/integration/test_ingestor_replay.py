@@ -43,7 +43,7 @@ def test_mended_dead_letters_are_stored_and_those_still_invalid_come_back_as_fir
     assert done.stdout.startswith("6 replayed, 0 kept")
     ingestion.wait_received(5)
     ingestion.wait_dead_letters(1)
-    [dead_letter] = ingestion.books.dead_letters()
+    [dead_letter] = ingestion.observer.dead_letters()
     assert (dead_letter.body, dead_letter.reason, dead_letter.first_seen) == (
         b"{bad",
         "invalid-json",
@@ -64,16 +64,16 @@ def test_limit_reason_and_dry_run_choose_what_is_moved_and_the_rest_stays(ingest
     assert "6 replayed, 0 kept" in shown.stdout
     assert "dry run" in shown.stdout
     assert "4  rejected-by-database" in shown.stdout
-    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (0, 6)
+    assert (ingestion.waiting(), ingestion.observer.dead_letter_count()) == (0, 6)
 
     limited = replay(ingestion.broker, "--limit", "3", "--reason", "rejected-by-database")
     assert limited.stdout.startswith("3 replayed"), limited.stderr
-    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (3, 3)
+    assert (ingestion.waiting(), ingestion.observer.dead_letter_count()) == (3, 3)
 
     chosen = replay(ingestion.broker, "--reason", "invalid-json")
     assert chosen.stdout.startswith("2 replayed, 1 kept"), chosen.stderr
-    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (5, 1)
-    [left] = ingestion.books.dead_letters()
+    assert (ingestion.waiting(), ingestion.observer.dead_letter_count()) == (5, 1)
+    [left] = ingestion.observer.dead_letters()
     assert (left.reason, left.first_seen) == ("rejected-by-database", LONG_AGO)
 
 
@@ -107,7 +107,7 @@ def test_many_dead_letters_that_stay_do_not_keep_the_command_from_those_behind_t
     ingestion.wait_dead_letters(2_503)
     done = replay(ingestion.broker, "--reason", "rejected-by-database")
     assert done.stdout.startswith("3 replayed, 2500 kept"), done.stderr
-    assert (ingestion.waiting(), ingestion.books.dead_letter_count()) == (3, 2_500)
+    assert (ingestion.waiting(), ingestion.observer.dead_letter_count()) == (3, 2_500)
 
 
 def test_all_by_pika_dead_letters_are_replayed_too(ingestion: Ingestion) -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
-from deploy.local.books import Books
+from deploy.local.observer import Observer
 from deploy.local.traffic import Event, Expected, Router
 from rollup_worker.rollups import Rollups
 from rollup_worker.verify import Window, rebuild, verify
@@ -36,8 +36,8 @@ def worker_database(database: TestDatabase) -> Iterator[Database]:
 
 
 @pytest.fixture
-def books(database: TestDatabase, broker: TestBroker) -> Iterator[Books]:
-    opened = Books(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
+def observer(database: TestDatabase, broker: TestBroker) -> Iterator[Observer]:
+    opened = Observer(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
     yield opened
     opened.close()
 
@@ -76,20 +76,20 @@ def found_by_verify(database: Database, days: int = 4) -> list[str]:
 
 
 def test_late_and_shuffled_batches_add_up_by_hour_and_day(
-    owner: connection, worker_database: Database, books: Books
+    owner: connection, worker_database: Database, observer: Observer
 ) -> None:
     events = traffic(5_000)
     for batch in batches_of(events, 400):
         insert_batch(owner, batch)
     insert_batch(owner, [])  # nothing but duplicates
     assert drain(rollups_over(worker_database)) == 14
-    books.assert_equal(Expected(events))
-    books.assert_hours_equal(events)
+    observer.assert_equal(Expected(events))
+    observer.assert_hours_equal(events)
     assert found_by_verify(worker_database) == []
 
 
 def test_two_workers_at_once_add_each_batch_once_and_never_deadlock(
-    owner: connection, database: TestDatabase, books: Books
+    owner: connection, database: TestDatabase, observer: Observer
 ) -> None:
     events = traffic(20_000)
     for batch in batches_of(events, 250):
@@ -107,11 +107,11 @@ def test_two_workers_at_once_add_each_batch_once_and_never_deadlock(
     for worker in workers:
         worker.join()
     assert sum(added) == 80
-    books.assert_equal(Expected(events))
+    observer.assert_equal(Expected(events))
 
 
 def test_a_worker_killed_between_hours_and_days_leaves_no_trace(
-    owner: connection, database: TestDatabase, worker_database: Database, books: Books
+    owner: connection, database: TestDatabase, worker_database: Database, observer: Observer
 ) -> None:
     events = traffic(1_000)
     insert_batch(owner, events)
@@ -139,13 +139,13 @@ def test_a_worker_killed_between_hours_and_days_leaves_no_trace(
     worker.join()
     holder.close()
     assert len(failures) == 1
-    assert books.rows("SELECT count(*) FROM analytics.hourly_rollups") == [(0,)]
+    assert observer.rows("SELECT count(*) FROM analytics.hourly_rollups") == [(0,)]
     assert drain(rollups_over(worker_database)) == 1
-    books.assert_equal(Expected(events))
+    observer.assert_equal(Expected(events))
 
 
 def test_a_transaction_that_commits_late_is_found(
-    owner: connection, database: TestDatabase, worker_database: Database, books: Books
+    owner: connection, database: TestDatabase, worker_database: Database, observer: Observer
 ) -> None:
     before, early, late = (traffic(300, seed=seed) for seed in (3, 1, 2))
     # With TimescaleDB a day's first insert is waited for by the others: it makes the day's chunk.
@@ -158,11 +158,11 @@ def test_a_transaction_that_commits_late_is_found(
     slow.commit()
     slow.close()
     assert drain(rollups) == 1
-    books.assert_equal(Expected(before + early + late))
+    observer.assert_equal(Expected(before + early + late))
 
 
 def test_token_sums_may_pass_what_a_bigint_holds(
-    owner: connection, worker_database: Database, books: Books
+    owner: connection, worker_database: Database, observer: Observer
 ) -> None:
     huge = [event | {"inputTokens": 10**12} for event in traffic(100)]
     insert_batch(owner, huge)
@@ -178,12 +178,12 @@ def test_token_sums_may_pass_what_a_bigint_holds(
         ],
     )
     drain(rollups)
-    [(most,)] = books.rows("SELECT max(input_tokens) FROM analytics.hourly_rollups")
+    [(most,)] = observer.rows("SELECT max(input_tokens) FROM analytics.hourly_rollups")
     assert most > 2**63
 
 
 def test_verify_finds_one_wrong_token_and_rebuild_mends_it_while_batches_wait(
-    owner: connection, worker_database: Database, books: Books
+    owner: connection, worker_database: Database, observer: Observer
 ) -> None:
     shown, waiting = traffic(2_000, seed=1), traffic(500, seed=2)
     insert_batch(owner, shown)
@@ -203,7 +203,7 @@ def test_verify_finds_one_wrong_token_and_rebuild_mends_it_while_batches_wait(
     assert found_by_verify(worker_database) == []
     drain(rollups)
     assert found_by_verify(worker_database) == []
-    books.assert_equal(Expected(shown + waiting))
+    observer.assert_equal(Expected(shown + waiting))
 
 
 def test_verify_finds_a_lost_latency_and_a_missing_day(owner: connection, worker_database: Database) -> None:
@@ -219,7 +219,7 @@ def test_verify_finds_a_lost_latency_and_a_missing_day(owner: connection, worker
 
 
 def test_rebuild_while_batches_are_added_counts_everything_once(
-    owner: connection, database: TestDatabase, worker_database: Database, books: Books
+    owner: connection, database: TestDatabase, worker_database: Database, observer: Observer
 ) -> None:
     events = traffic(8_000)
     pieces = batches_of(events, 100)
@@ -243,7 +243,7 @@ def test_rebuild_while_batches_are_added_counts_everything_once(
             rebuild(worker_database, window(4), lambda _: None)
     done.set()
     worker.join()
-    books.assert_equal(Expected(events))
+    observer.assert_equal(Expected(events))
     assert found_by_verify(worker_database) == []
 
 
@@ -258,7 +258,7 @@ SHAPES: dict[str, Callable[[random.Random], int]] = {
 
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 def test_percentiles_of_stored_histograms_are_within_one_percent_of_the_exact_ones(
-    owner: connection, worker_database: Database, books: Books, shape: str
+    owner: connection, worker_database: Database, observer: Observer, shape: str
 ) -> None:
     rng = random.Random(shape)
     events = [event | {"latencyMs": max(0, min(2**31 - 1, SHAPES[shape](rng)))} for event in traffic(3_000)]
@@ -268,7 +268,7 @@ def test_percentiles_of_stored_histograms_are_within_one_percent_of_the_exact_on
     exact = sorted(event["latencyMs"] for event in events)
     for table in ("hourly_rollups", "daily_rollups"):
         histogram: dict[int, int] = {}
-        for bins, counts in books.rows(f"SELECT latency_bins, latency_counts FROM analytics.{table}"):
+        for bins, counts in observer.rows(f"SELECT latency_bins, latency_counts FROM analytics.{table}"):
             add(histogram, bins, counts)
         for name, quantile in PERCENTILES.items():
             rank = -(-quantile.numerator * len(exact) // quantile.denominator)
@@ -278,17 +278,17 @@ def test_percentiles_of_stored_histograms_are_within_one_percent_of_the_exact_on
             assert abs(got - wanted) * 100 <= wanted, f"{table} {name}"
 
 
-def test_the_database_and_the_library_put_every_latency_into_the_same_bin(books: Books) -> None:
+def test_the_database_and_the_library_put_every_latency_into_the_same_bin(observer: Observer) -> None:
     rng = random.Random(5)
     values = sorted({*range(3_000), 2**31 - 1, *(int(2 ** rng.uniform(0, 31)) for _ in range(3_000))})
-    for value, number in books.rows(
+    for value, number in observer.rows(
         f"SELECT v, analytics.latency_bin(v) FROM unnest(ARRAY{values}::int[]) AS v"
     ):
         assert bin_of(value) == number
 
 
 def test_the_hot_statement_finds_batches_by_their_index_and_opens_only_their_days(
-    owner: connection, worker_database: Database, books: Books
+    owner: connection, worker_database: Database, observer: Observer
 ) -> None:
     for batch in batches_of(traffic(4_000, days=1), 50):
         insert_batch(owner, batch)
@@ -305,19 +305,21 @@ def test_the_hot_statement_finds_batches_by_their_index_and_opens_only_their_day
     assert plan.count("Index") <= 4, "days outside the batches' bounds are opened"
 
 
-def test_costs_keep_all_ten_decimals(owner: connection, worker_database: Database, books: Books) -> None:
+def test_costs_keep_all_ten_decimals(
+    owner: connection, worker_database: Database, observer: Observer
+) -> None:
     events = [
         event | {"costEstimateCents": Decimal("0.0000000001") * at}
         for at, event in enumerate(traffic(999), 1)
     ]
     insert_batch(owner, events)
     drain(rollups_over(worker_database))
-    [(cost,)] = books.rows("SELECT sum(cost_estimate_cents) FROM analytics.daily_rollups")
+    [(cost,)] = observer.rows("SELECT sum(cost_estimate_cents) FROM analytics.daily_rollups")
     assert cost == Decimal("0.0000499500")
 
 
 def test_a_claim_that_takes_too_long_is_halved_until_it_fits_and_grows_again(
-    owner: connection, database: TestDatabase, books: Books
+    owner: connection, database: TestDatabase, observer: Observer
 ) -> None:
     """More than three batches at once pass the statement limit, as too many events would."""
     events = traffic(3_200)
@@ -352,10 +354,10 @@ def test_a_claim_that_takes_too_long_is_halved_until_it_fits_and_grows_again(
     assert claims[:-1] == sorted(claims[:-1])
     assert max(claims) > 5
     limited.close()
-    books.assert_equal(Expected(events))
+    observer.assert_equal(Expected(events))
 
 
-def test_a_histogram_of_many_bins_is_folded_rarely_and_keeps_every_count(books: Books) -> None:
+def test_a_histogram_of_many_bins_is_folded_rarely_and_keeps_every_count(observer: Observer) -> None:
     """1,000 distinct bins, appended in pieces of 10: folded about as often as it has doubled."""
     rng = random.Random(8)
     pieces = [[rng.randrange(1_000) for _ in range(10)] for _ in range(600)]
@@ -364,7 +366,7 @@ def test_a_histogram_of_many_bins_is_folded_rarely_and_keeps_every_count(books: 
     folds, longest = 0, 0
     for piece in pieces:
         before = len(bins)
-        [(bins, counts)] = books.rows(
+        [(bins, counts)] = observer.rows(
             f"SELECT * FROM analytics.latency_append(ARRAY{bins}::smallint[], ARRAY{counts}::bigint[],"
             f" ARRAY{piece}::smallint[], ARRAY{[1] * 10}::bigint[])"
         )

@@ -13,8 +13,8 @@ import pika
 from psycopg2.extensions import connection
 
 from deploy.local.api import wait_until
-from deploy.local.books import Books
 from deploy.local.checkout import ROOT
+from deploy.local.observer import Observer
 from deploy.local.traffic import Event
 from shared.rabbitmq.properties import persistent
 from shared.rabbitmq.topology import Topology, declare
@@ -33,7 +33,7 @@ class Ingestion:
             broker.exchange, broker.queue, broker.dead_letter_exchange, broker.dead_letter_queue
         )
         self.fleet = Fleet(environ, folder)
-        self.books = Books(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
+        self.observer = Observer(database.owner_url, broker.url, broker.queue, broker.dead_letter_queue)
         self._connection = pika.BlockingConnection(pika.URLParameters(broker.url))
         self.channel = self._connection.channel()
         declare(self.channel, self.topology)
@@ -41,7 +41,7 @@ class Ingestion:
     def close(self) -> None:
         """End the processes and close the connections."""
         self.fleet.close()
-        self.books.close()
+        self.observer.close()
         if self._connection.is_open:
             self._connection.close()
 
@@ -65,20 +65,20 @@ class Ingestion:
     def wait_received(self, events: int, seconds: float = 40) -> None:
         """Wait until so many valid events were committed, duplicates included."""
         wait_until(
-            lambda: self.books.ingestion()["received"] >= events,
+            lambda: self.observer.ingestion()["received"] >= events,
             seconds=seconds,
-            what=f"{events} received; last seen {self.books.ingestion()}",
+            what=f"{events} received; last seen {self.observer.ingestion()}",
         )
 
     def wait_dead_letters(self, count: int, seconds: float = 20) -> None:
         """Wait until there are so many dead letters."""
         wait_until(
-            lambda: self.books.dead_letter_count() == count, seconds=seconds, what=f"{count} dead letters"
+            lambda: self.observer.dead_letter_count() == count, seconds=seconds, what=f"{count} dead letters"
         )
 
     def stored(self) -> int:
         """Return how many rows the events table has."""
-        [(count,)] = self.books.rows("SELECT count(*) FROM analytics.usage_events")
+        [(count,)] = self.observer.rows("SELECT count(*) FROM analytics.usage_events")
         return int(count)
 
     def assert_all_acknowledged(self, *processes: Process) -> None:

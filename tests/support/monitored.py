@@ -8,8 +8,8 @@ from pathlib import Path
 
 from deploy.local.alert_rules import shortened_expression
 from deploy.local.api import Api, wait_until
-from deploy.local.books import Books
 from deploy.local.monitoring import Monitoring
+from deploy.local.observer import Observer
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Publisher, Router, encode, org
 from tests.support.fleet import Fleet
@@ -37,7 +37,7 @@ class Scene:
 
     monitoring: Monitoring
     publisher: Publisher
-    books: Books
+    observer: Observer
     fleet: Fleet
     gateway_url: str
     environ: dict[str, str]
@@ -64,12 +64,12 @@ def monitored_fleet(stack: LocalStack, folder: Path) -> Iterator[Scene]:
         with (
             Monitoring(folder, targets, divisor=DIVISOR) as monitoring,
             Publisher(broker.url, broker.exchange) as publisher,
-            closing(Books(url, broker.url, broker.queue, broker.dead_letter_queue)) as books,
+            closing(Observer(url, broker.url, broker.queue, broker.dead_letter_queue)) as observer,
         ):
             scraped = f"count(up == 1) == {len(PROCESSES)}"
             wait_until(lambda: bool(monitoring.query(scraped)), seconds=20, what="the first scrape of all")
             began = datetime.now(UTC)
-            scene = Scene(monitoring, publisher, books, fleet, processes[0].url, environ, began)
+            scene = Scene(monitoring, publisher, observer, fleet, processes[0].url, environ, began)
             _ordinary_day(scene)
             yield scene
     finally:
@@ -82,8 +82,8 @@ def _ordinary_day(scene: Scene) -> None:
     now, api = scene.began, Api(scene.gateway_url)
     events = Router(seed=7, start=now - timedelta(minutes=4), end=now, orgs=1, models=MODELS).events(600)
     scene.publisher.publish([encode(event) for event in events + events[:3]] + [b"{}", b"[]x"])
-    scene.books.wait_until_settled(received=603)
-    scene.books.rows(_EXPORT.format(org=ORG))
+    scene.observer.wait_until_settled(received=603)
+    scene.observer.rows(_EXPORT.format(org=ORG))
     known_for_15_minutes = shortened_expression(
         "last_over_time(org_model:analytics_usage_error_rate:max[1h] offset 15m)", DIVISOR
     )

@@ -10,10 +10,10 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from deploy.local.api import Api
-from deploy.local.books import Books
 from deploy.local.demo.report import Report
 from deploy.local.demo.steps import STEPS, Demo
 from deploy.local.launcher import LocalFleet, run_fleet, write_line
+from deploy.local.observer import Observer
 
 
 def main() -> int:
@@ -40,13 +40,13 @@ def _show(fleet: LocalFleet) -> int:
 def _run_steps(fleet: LocalFleet, report: Report) -> None:
     """Run the steps one after another on the running fleet."""
     settings = fleet.stack.settings
-    books = Books(
+    observer = Observer(
         settings["DATABASE_URL"], settings["RABBITMQ_URL"], "analytics.usage.v1", "analytics.usage.v1.dlq"
     )
     now = datetime.now(UTC)
     demo = Demo(
         api=Api(fleet.urls["GATEWAY_URL"]),
-        books=books,
+        observer=observer,
         urls=fleet.urls,
         settings=settings,
         start=now - timedelta(days=3),
@@ -58,7 +58,7 @@ def _run_steps(fleet: LocalFleet, report: Report) -> None:
         for step in STEPS:
             step(demo)
     finally:
-        books.close()
+        observer.close()
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from decimal import Decimal
 import urllib3
 
 from deploy.local.api import Api, wait_until
-from deploy.local.books import Books
 from deploy.local.checkout import STATE
 from deploy.local.demo.report import Report
 from deploy.local.monitoring import Monitoring
+from deploy.local.observer import Observer
 from deploy.local.stack import WriteLine
 from deploy.local.traffic import MODELS, Expected, Publisher, Router, encode, org
 from shared.buckets import rfc3339
@@ -28,7 +28,7 @@ class Demo:
     """What a step works with: the running fleet, the window of event time, where to print."""
 
     api: Api
-    books: Books
+    observer: Observer
     urls: dict[str, str]
     settings: dict[str, str]
     start: datetime
@@ -68,22 +68,24 @@ def usage(demo: Demo) -> None:
     with Publisher(demo.settings["RABBITMQ_URL"]) as publisher:
         for at in range(0, len(messages), 3_000):
             publisher.publish(messages[at : at + 3_000])
-            published, counted = min(at + 3_000, len(messages)), demo.books.ingestion()["inserted"]
+            published, counted = min(at + 3_000, len(messages)), demo.observer.ingestion()["inserted"]
             demo.write_line(f"published {published:,}, counted so far {counted:,}")
-    demo.books.wait_until_settled(received=_EVENTS + _RESENT)
-    wait_until(lambda: demo.books.dead_letter_count() == len(malformed), seconds=30, what="the dead letters")
+    demo.observer.wait_until_settled(received=_EVENTS + _RESENT)
+    wait_until(
+        lambda: demo.observer.dead_letter_count() == len(malformed), seconds=30, what="the dead letters"
+    )
     demo.write_line("every event is committed and rolled up")
     _show_counts(demo, Expected(events), len(messages), len(malformed))
 
 
 def _show_counts(demo: Demo, expected: Expected, published: int, malformed: int) -> None:
     report = demo.report
-    sums = demo.books.ingestion()
+    sums = demo.observer.ingestion()
     report.heading("What became of the messages")
     report.check("published", published, _EVENTS + _RESENT + malformed)
     report.check("accepted", sums["inserted"], len(expected))
     report.check("duplicates", sums["dedupe_conflicts"], _RESENT)
-    dead_letters = demo.books.dead_letters()
+    dead_letters = demo.observer.dead_letters()
     report.check("dead letters", len(dead_letters), malformed)
     for reason, count in sorted(Counter((each.reason, each.detail) for each in dead_letters).items()):
         report.line(f"         {count} x {reason[0]}: {reason[1]}")
@@ -101,7 +103,7 @@ def _show_counts(demo: Demo, expected: Expected, published: int, malformed: int)
             wanted.input_tokens + wanted.output_tokens,
         )
         report.check(f"{which} cents", Decimal(totals["costEstimateCents"]), wanted.cost_estimate_cents)
-    demo.books.assert_equal(expected)
+    demo.observer.assert_equal(expected)
     report.line("ok     raw events, hourly and daily rollups agree, to the last token and decimal")
     report.example_org = org(0)
     _show_models(demo, org(0))
@@ -161,7 +163,7 @@ def _break_a_model(demo: Demo) -> None:
     demo.write_line(f"an incident: {model} fails and slows down for four minutes")
     with Publisher(demo.settings["RABBITMQ_URL"]) as publisher:
         publisher.publish([encode(bad[at : at + 100]) for at in range(0, len(bad), 100)])
-    demo.books.wait_until_settled(received=_EVENTS + _RESENT + len(bad))
+    demo.observer.wait_until_settled(received=_EVENTS + _RESENT + len(bad))
     _show_reliability(demo, start)
     _show_incident_file(demo, model, start)
 
@@ -207,7 +209,7 @@ def _show_incident_file(demo: Demo, model: str, start: datetime) -> None:
     path = f"/analytics/v1/orgs/{org(0)}/incidents/export"
     answer = demo.api.call("GET", path, fields=window | {"modelId": model, "status": "error"})
     rows = list(csv.DictReader(io.StringIO(answer.data.decode(), newline="")))
-    [(counted,)] = demo.books.rows(
+    [(counted,)] = demo.observer.rows(
         "SELECT count(*) FROM analytics.usage_events WHERE status = 'error'"
         f" AND org_id = '{org(0)}' AND model_id = '{model}'"
         f" AND occurred_at >= '{window['start']}' AND occurred_at < '{window['end']}'"

@@ -32,7 +32,7 @@ class DeadLetter:
     body: bytes
 
 
-class Books:
+class Observer:
     """Reads the database as its owner and the dead-letter queue without taking anything from it."""
 
     def __init__(self, owner_url: str, rabbitmq_url: str, queue: str, dead_letter_queue: str) -> None:
