@@ -10,9 +10,10 @@ from datetime import datetime
 from export_worker.jobs import Job
 from shared.csv_text import CsvLines, spreadsheet_text
 from shared.cut import column
-from shared.cut_plan import Plan, read_kept
+from shared.cut_plan import Plan
 from shared.errors import AnalyticsError, DatabaseBusy
 from shared.export_job import export_cut
+from shared.kept import read_kept
 from shared.pieces import NotKept
 from shared.postgres import Cursor, Database, Sink
 from shared.statements import load_statements

@@ -6,15 +6,14 @@ taken from (`rest`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from shared.buckets import rfc3339
 from shared.cut import Cut
+from shared.kept import Kept, check_kept, in_words
 from shared.pieces import DAY_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
-from shared.postgres import Cursor
-from shared.statements import load_statements
 from shared.zones import boundaries, local_text, previous
 
 RAW = 0
@@ -26,33 +25,8 @@ _NIL = "00000000-0000-0000-0000-000000000000"
 _MINUTE = timedelta(minutes=1)
 _LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
-_SQL = load_statements("cuts.sql")
-
 Group = tuple[str | None, str | None, str | None]
 """An organisation, a model and a value: None where the cut does not group by it, or there is no value."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A dimension that the rollups keep; '' are the models alone. See analytics.rollup_dimensions."""
-
-    name: str
-    groupable: bool
-    keeps_hours: bool
-    hours_kept: timedelta | None
-    complete_since: datetime | None
-    days_until: datetime | None
-    kept_since: datetime | None
-
-
-def read_kept(cur: Cursor) -> dict[str, Kept]:
-    """Return what the rollups keep, by name, and make the transaction one that reads cuts."""
-    cur.execute(_SQL["kept"])
-    return {row[0]: Kept(*row[:7]) for row in cur.fetchall()}
-
-
-class DimensionNotKept(NotKept):
-    """The dimension of a cut is not kept, or not by the hour. The message says which are."""
 
 
 class Read(NamedTuple):
@@ -78,7 +52,7 @@ class Plan:
         self.cut = cut
         self.kept = kept
         self._now = now
-        _check_kept(cut, kept)
+        check_kept(cut, kept)
         dimension = kept.get(cut.dimension, kept[""])
         self.bounds = cut.boundaries(keeps_hours=dimension.keeps_hours)
         self.begins = previous(self.start, self.end, cut.tz) if cut.compare else self.start
@@ -294,7 +268,7 @@ class Plan:
         except NotKept as error:
             if not dimension:
                 raise
-            raise NotKept(f"of {dimension} {error}; kept are {_in_words(self.kept)}") from None
+            raise NotKept(f"of {dimension} {error}; kept are {in_words(self.kept)}") from None
         return found
 
     def _check_hours(self, found: Sequence[Piece], kept: Kept) -> None:
@@ -303,26 +277,6 @@ class Plan:
         oldest = min((piece.low for piece in found if piece.grain == HOUR_MINUTES), default=self._now)
         if oldest < self._now - kept.hours_kept:
             raise NotKept(f"hours are kept for {kept.hours_kept.days} days, and only days longer")
-
-
-def _check_kept(cut: Cut, kept: Mapping[str, Kept]) -> None:
-    if not cut.dimension:
-        return
-    known = kept.get(cut.dimension)
-    if known is None or not known.groupable:
-        raise DimensionNotKept(f"{cut.dimension} is not kept as a dimension; kept are {_in_words(kept)}")
-    if cut.granularity == "hour" and not known.keeps_hours:
-        raise DimensionNotKept(f"{cut.dimension} is kept by day only; kept are {_in_words(kept)}")
-
-
-def _in_words(kept: Mapping[str, Kept]) -> str:
-    return ", ".join(_named(each) for each in kept.values() if each.groupable) or "none"
-
-
-def _named(kept: Kept) -> str:
-    if not kept.keeps_hours:
-        return f"{kept.name} (days only)"
-    return f"{kept.name} (hours for {kept.hours_kept.days} days)" if kept.hours_kept else kept.name
 
 
 def _as_kept(piece: Piece, kept: Kept) -> list[Piece]:

@@ -16,7 +16,8 @@ from shared.cut import (
     is_dimension,
     member,
 )
-from shared.cut_plan import DimensionNotKept, Kept, Plan
+from shared.cut_plan import Plan
+from shared.kept import DimensionNotKept, Kept
 from shared.pieces import NotKept
 from shared.usage_event.text import org_id_text
 from shared.zones import GRANULARITIES

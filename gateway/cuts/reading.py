@@ -12,7 +12,8 @@ from gateway.database import GatewayDatabase
 from gateway.http.problems import Fault, Problem
 from shared.clock import Clock
 from shared.cut import Cut
-from shared.cut_plan import Group, Kept, Plan, Read, read_kept
+from shared.cut_plan import Group, Plan, Read
+from shared.kept import Kept, read_kept
 from shared.postgres import Cursor
 from shared.statements import load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows

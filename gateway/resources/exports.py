@@ -19,8 +19,8 @@ from gateway.resources.export_request import read_request
 from shared.buckets import rfc3339
 from shared.clock import Clock
 from shared.cut import Cut
-from shared.cut_plan import read_kept
 from shared.export_job import EXPORT_STATUSES, is_plain
+from shared.kept import read_kept
 from shared.postgres import Cursor, Row, fetch_rows
 from shared.s3 import LONGEST_LINK, ObjectStore
 from shared.statements import load_statements

@@ -10,7 +10,7 @@ from gateway.cuts.parse import CutParams, plan_of
 from gateway.http.params import Params, org_id
 from gateway.http.problems import Problem
 from shared.cut import MAX_WINDOWS
-from shared.cut_plan import Kept
+from shared.kept import Kept
 
 ORG = "0a11ce00-0000-4000-8000-00000000000a"
 MODELS_ALONE = Kept("", False, True, None, None, None, None)
