@@ -112,7 +112,7 @@ class Jobs:
             return cur.rowcount
 
     def wait_notified(self, seconds: float) -> bool:
-        """Wait until a job is inserted, at most this long; tell whether one was, or may have been."""
+        """Wait until a job is inserted, at most this long; return whether one was, or may have been."""
         return self.database.wait_notified(_SQL["listen"], seconds)
 
     def _row(self, statement: str, parameters: Mapping[str, Any]) -> Row | None:

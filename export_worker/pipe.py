@@ -1,6 +1,6 @@
 """A bounded pipe between the thread that reads the database and the thread that uploads.
 
-A kernel pipe would do but for one thing: its reader cannot tell a writer that is done from one that
+A kernel pipe would do but for one thing: its reader cannot distinguish a writer that is done from one that
 failed, and a file that was cut short would be uploaded as whole.
 """
 
@@ -58,7 +58,7 @@ class Pipe(io.RawIOBase):
             self._changed.notify_all()
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True: it can be read."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:

@@ -86,7 +86,7 @@ class Runner:
         try:
             self._store.ensure_bucket()
         except ObjectStoreRefused as error:
-            # Waiting would not help; a job that fails with this reason tells whoever asked for it.
+            # Waiting would not help; a job that fails with this reason shows it to whoever asked.
             _log.error("the object store refuses this worker", error=str(error))
         return self._jobs.claim()
 

@@ -37,7 +37,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("worker")
 
 
 class Worker:
-    """Runs until it is told to stop."""
+    """Runs until the stop."""
 
     def __init__(self, settings: ExportWorkerSettings, stop: Stop) -> None:
         self._settings = settings

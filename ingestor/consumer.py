@@ -69,7 +69,7 @@ class Consumer:
         self._draining = True
         if self._session.channel is not None:
             self._stop_consuming()
-        self._gathering.hand_over()
+        self._gathering.submit()
 
     def close(self) -> None:
         """Close the connection; is_closed is true when that is done."""
@@ -150,7 +150,7 @@ class Consumer:
         return self._room_bytes >= 0 or not in_flight_bytes
 
     def _oversized_delivered(self, delivery: Delivery, body_bytes: int) -> Chunk:
-        self._gathering.hand_over()  # acknowledgements keep the order of delivery
+        self._gathering.submit()  # acknowledgements keep the order of delivery
         return self._oversized.take(delivery, body_bytes)
 
     def _refuse(self, message: Message) -> None:

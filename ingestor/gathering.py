@@ -53,22 +53,22 @@ class Gathering:
         return 0 if self._batch is None else self._batch.events
 
     def add(self, message: Message) -> bool:
-        """Take a message in; return whether a batch was handed over."""
-        handed_over = False
+        """Take a message in; return whether a batch was submitted."""
+        submitted = False
         if self._batch is not None and not self._batch.has_room_for(message, self._batch_size):
-            self.hand_over()
-            handed_over = True
+            self.submit()
+            submitted = True
         batch = self._batch
         if batch is None:
             batch = self._batch = Batch(self._clock())
             self._loop.call_later(self._batch_timeout_seconds, partial(self._due, batch))
         batch.add(message)
         if batch.is_full(self._batch_size):
-            self.hand_over()
-            handed_over = True
-        return handed_over
+            self.submit()
+            submitted = True
+        return submitted
 
-    def hand_over(self) -> None:
+    def submit(self) -> None:
         """Give what is gathered to the writers, if there is anything."""
         batch, self._batch = self._batch, None
         if batch is None:
@@ -88,7 +88,7 @@ class Gathering:
         if self._settlement.writing >= WRITERS:
             self._loop.call_later(_BUSY_SECONDS, partial(self._due, batch))
         else:
-            self.hand_over()
+            self.submit()
 
     def _measure_age(self, batch: Batch) -> None:
         age = self._clock().timestamp() - (batch.sent_at or 0)

@@ -36,7 +36,7 @@ MAX_TAG_LENGTH = 200
 """Characters of a value of metadata that rollups keep; longer ones that begin alike are one group."""
 
 ORDERS = ("costEstimateCents", "invocations", "errors", "inputTokens", "outputTokens")
-"""What the largest groups may be the largest by; the first unless told."""
+"""What the largest groups may be the largest by; the first by default."""
 
 MAX_WINDOWS = {
     "minute": timedelta(hours=6),
@@ -95,7 +95,7 @@ class Cut:
 
 
 def is_dimension(name: str) -> bool:
-    """Tell whether there may be a dimension of this name."""
+    """Return whether there may be a dimension of this name."""
     return name in MEMBERS or _METADATA_NAME.fullmatch(name) is not None
 
 

@@ -90,7 +90,7 @@ class Plan:
     def complete_since(self) -> datetime | None:
         """Return since when the cut's dimension is complete and rollups are kept, None when all is there.
 
-        Of rollups that retention removed this tells only where what is read begins before them.
+        Of rollups that retention removed this names only where what is read begins before them.
         """
         found = [self.kept[self.cut.dimension].complete_since] if self.cut.dimension else []
         if self.begins < self.kept_since and self.cut.granularity != "minute":
@@ -117,17 +117,17 @@ class Plan:
 
     @property
     def has_valueless(self) -> bool:
-        """Tell whether events without the value form a group."""
+        """Return whether events without the value form a group."""
         return self.cut.by_value and self.cut.values is None
 
     @property
     def has_rest(self) -> bool:
-        """Tell whether rows come from which the groups are to be taken away."""
+        """Return whether rows come from which the groups are to be taken away."""
         return self.cut.top is not None or self.has_valueless
 
     @property
     def is_plain(self) -> bool:
-        """Tell whether each stored row of one organisation is a point as it stands."""
+        """Return whether each stored row of one organisation is a point as it stands."""
         cut = self.cut
         return (
             cut.granularity in {"hour", "day"}

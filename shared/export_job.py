@@ -24,7 +24,7 @@ PLAIN_GROUP_BY = "model"
 
 
 def is_plain(group_by: str, time_zone: str) -> bool:
-    """Tell whether a job asks for rollups as they are stored: by model, in UTC."""
+    """Return whether a job asks for rollups as they are stored: by model, in UTC."""
     return group_by == PLAIN_GROUP_BY and time_zone == "UTC"
 
 

@@ -36,7 +36,7 @@ _FAMILIES: dict[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str]] 
 class _Reader:
     """prometheus_client's reader of /proc, asked for one process after the other.
 
-    Made once: it notes when the machine booted, from which it tells start times. They would change whenever
+    Made once: it notes when the machine booted, from which it computes start times. They would change when
     the clock is set, and look like restarts. The gateway imports this before gunicorn forks, for that reason.
     """
 
@@ -139,7 +139,7 @@ def arbiter_and_workers() -> list[int]:
 
 
 def container_memory(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> tuple[int, int] | None:
-    """Return bytes in use and at most, by cgroup v2 or v1; None without a limit or where neither tells.
+    """Return bytes in use and at most, by cgroup v2 or v1; None without a limit or where neither is there.
 
     In use is what a kubelet counts too: all memory less the file cache that nobody has used lately.
     """

@@ -27,7 +27,7 @@ MAX_VALUES = 100
 
 MAX_TOP = 100
 PLATFORM_TOP = 50
-"""Of a question about all organisations, unless told."""
+"""Of a question about all organisations, by default."""
 
 _MAX_PARAMETERS = 3 * MAX_VALUES + 20
 _DIMENSION_OF = {name: dimension for dimension, name in MEMBERS.items()}

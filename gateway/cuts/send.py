@@ -23,7 +23,7 @@ _CSV = "text/csv"
 
 
 def wants_csv(req: falcon.Request) -> bool:
-    """Tell whether the client prefers CSV to JSON."""
+    """Return whether the client prefers CSV to JSON."""
     return req.client_prefers((falcon.MEDIA_JSON, _CSV)) == _CSV
 
 

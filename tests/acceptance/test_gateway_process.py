@@ -46,7 +46,7 @@ def test_an_actor_header_that_comes_twice_is_a_400_that_names_it(gateway: Proces
     assert [error["field"] for error in every["errors"]] == list(ACTOR)
 
 
-def test_only_the_actor_headers_themselves_tell_who_asks(gateway: Process) -> None:
+def test_only_the_actor_headers_themselves_name_who_asks(gateway: Process) -> None:
     for name in ACTOR:
         underscored = name.replace("-", "_")
         assert raw(gateway, get(USAGE, f"{underscored}: x\r\n"))[0] == 200

@@ -29,7 +29,7 @@ WINDOW = {
 
 
 class Load:
-    """Publishes events at a steady rate, and asks the gateways, until it is told to stop."""
+    """Publishes events at a steady rate, and asks the gateways, until the stop."""
 
     def __init__(self, broker: TestBroker) -> None:
         self._broker = broker

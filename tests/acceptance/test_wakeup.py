@@ -55,7 +55,7 @@ def test_a_worker_that_cannot_listen_goes_by_its_interval(fleet: Fleet, owner: c
 def test_an_export_worker_listens_at_its_own_url_and_one_that_cannot_goes_by_its_interval(
     fleet: Fleet, owner: connection, database: TestDatabase
 ) -> None:
-    """Here the other URL is the owner's, so that its connection can be told from the worker's own."""
+    """The other URL is the owner's, so that its connection differs from the worker's own."""
     elsewhere = {"DATABASE_LISTEN_URL": database.owner_url}
     [worker] = fleet.start_ready("export_worker", **elsewhere, EXPORT_WORKER_INTERVAL="1h")
     wait_until(lambda: _listens(owner, "export_worker listener"), seconds=30, what="a worker that listens")

@@ -285,7 +285,7 @@ def form(value: Any) -> Any:
 def test_what_needs_dropped_events_is_refused_and_never_shown_as_less(
     gateway: Gateway, owner: connection, what: str
 ) -> None:
-    """Days in Kolkata begin in the middle of an hour of UTC, of which only raw events tell."""
+    """Days in Kolkata begin in the middle of an hour of UTC, which only raw events can split."""
     kolkata = f"{WEEK}&timeZone=Asia/Kolkata&granularity=day"
     assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=kolkata).status_code == 200
     with owner.cursor() as cur:

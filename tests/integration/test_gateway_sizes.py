@@ -127,7 +127,7 @@ def test_92_days_by_hour_of_50_models_of_200_latencies_are_streamed_in_bounded_m
 
 @pytest.fixture
 def client(environ: dict[str, str]) -> testing.TestClient:
-    """A client that reads an answer only when told."""
+    """A client that reads an answer only when it is asked to."""
     values = {**environ, "DATABASE_URL": environ["GATEWAY_DATABASE_URL"]}
     return testing.TestClient(create_app(load(GatewaySettings, values)))
 

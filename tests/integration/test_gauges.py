@@ -157,7 +157,7 @@ def test_the_lag_of_an_organisation_grows_while_nothing_rolls_up_and_ends_with_t
         assert lags[org(0),] == pytest.approx(120 + 60 * minutes)
         assert lags.get((other,), 0) == 0
         assert gauges.value("analytics_rollup_pending_batches") == 1
-    # Batches wait since their commit, by the database's clock; the gauges were told it is an hour later.
+    # Batches wait since their commit, by the database's clock; the clock of the gauges is an hour ahead.
     ahead = (NOW + 60 * MINUTE - datetime.now(UTC)).total_seconds()
     assert gauges.value("analytics_rollup_oldest_pending_seconds") == pytest.approx(ahead, abs=60)
     gauges.rollups.add_waiting()

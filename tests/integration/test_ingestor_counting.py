@@ -43,21 +43,21 @@ def test_duplicates_and_conflicts_of_content_are_counted_wherever_they_meet(inge
 def test_where_the_tokens_and_the_time_went_is_stored_and_absent_where_nobody_said_it(
     ingestion: Ingestion,
 ) -> None:
-    told, silent, wrong = traffic(3)
+    full, bare, wrong = traffic(3)
     whole = {"inputTokens": 100, "outputTokens": 50, "latencyMs": 900}
     parts = {"cachedInputTokens": 60, "cacheWriteInputTokens": 40, "reasoningTokens": 50}
     names = {"provider": "self-hosted\t\\N", "operation": "chat", "apiKeyId": "key-1"}
-    told |= whole | parts | names | {"timeToFirstTokenMs": 900}
+    full |= whole | parts | names | {"timeToFirstTokenMs": 900}
     ingestion.start()
-    ingestion.publish([encode([told, silent, wrong | whole | parts | {"cachedInputTokens": 61}])])
+    ingestion.publish([encode([full, bare, wrong | whole | parts | {"cachedInputTokens": 61}])])
     ingestion.wait_received(2)
     rows = ingestion.observer.rows(
         "SELECT event_id::text, provider, operation, api_key_id, cached_input_tokens,"
         " cache_write_input_tokens, reasoning_tokens, time_to_first_token_ms FROM analytics.usage_events"
     )
     assert {row[0]: row[1:] for row in rows} == {
-        told["eventId"]: ("self-hosted\t\\N", "chat", "key-1", 60, 40, 50, 900),
-        silent["eventId"]: (None,) * 7,
+        full["eventId"]: ("self-hosted\t\\N", "chat", "key-1", 60, 40, 50, 900),
+        bare["eventId"]: (None,) * 7,
     }
     ingestion.wait_dead_letters(1)
 

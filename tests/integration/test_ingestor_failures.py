@@ -180,7 +180,7 @@ def ingestion_consumers(ingestion: Ingestion) -> int:
     return count
 
 
-def test_sigterm_writes_and_acknowledges_what_is_in_hand(ingestion: Ingestion) -> None:
+def test_sigterm_writes_and_acknowledges_what_is_in_flight(ingestion: Ingestion) -> None:
     process = ingestion.start(INGESTION_BATCH_TIMEOUT="1h")
     ingestion.publish([*singles(50), b"{bad"])
     wait_until(lambda: ingestion.waiting() == 0, seconds=10, what="all delivered")

@@ -140,7 +140,7 @@ def calls_by_bucket(answer: Any) -> Counter[str]:
 
 
 def test_a_time_zone_moves_boundaries_and_nothing_else(settled: Asker) -> None:
-    """The same hours have the same totals, by whatever days of whatever zone they are told."""
+    """The same hours have the same totals, by whatever days of whatever zone they are read."""
     asked = {"start": (NOW - 60 * DAY).isoformat(), "end": NOW.isoformat(), "groupBy": "none"}
     for what in WHAT:
         for zone in sorted(set(ZONES) - PART_HOUR_ZONES):

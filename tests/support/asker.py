@@ -118,7 +118,7 @@ def compare(
 
 
 def key_of(point: Mapping[str, Any], question: Question) -> Key:
-    """Return what tells a point from the others of its answer."""
+    """Return what distinguishes a point from the others of its answer."""
     dimension = question.dimension
     value = None if dimension is None else point[MEMBERS.get(dimension, dimension)]
     return (

@@ -19,7 +19,7 @@ Key = tuple[str, str | None, str | None, str | None, bool]
 EXACT = Context(prec=500)
 DAY, HOUR, QUARTER = timedelta(days=1), timedelta(hours=1), timedelta(minutes=15)
 MAX_TAG = 200
-"""Characters of a value of metadata that are told apart."""
+"""Characters of a value of metadata that are distinguished."""
 
 MEMBERS = {
     "client": "clientId",

@@ -218,7 +218,7 @@ def test_probes_ask_paths_that_answer(name: str) -> None:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe")
     } | {"/metrics"}
     if name == "analytics-gateway":
-        # Nothing listens there: the readiness probe has a faulty dependency to tell of, and still answers.
+        # Nothing listens there: the readiness probe has a faulty dependency to name, and still answers.
         nowhere = found.environ | {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/none"}
         client = TestClient(create_app(load(GatewaySettings, nowhere)))
         statuses = {path: client.simulate_get(path).status_code for path in paths - {"/metrics"}}

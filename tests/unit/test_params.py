@@ -56,7 +56,7 @@ def test_every_fault_is_named_at_once() -> None:
     assert named["granularity"] == "is given more than once"
 
 
-def test_an_unknown_parameter_is_told_which_there_are() -> None:
+def test_an_unknown_parameter_is_answered_with_those_that_there_are() -> None:
     reason = faults("strat=1")["strat"]
     assert reason.startswith("is not a parameter here; there are start, end, granularity, ")
     for name in ("timeZone", "groupBy", "modelId", "apiKeyId", "metadata.<key>"):

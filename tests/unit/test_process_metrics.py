@@ -45,7 +45,7 @@ def test_open_descriptors_are_counted() -> None:
             os.close(descriptor)
 
 
-def test_several_processes_are_told_apart_by_pid_and_one_that_ended_is_left_out() -> None:
+def test_several_processes_are_distinguished_by_pid_and_one_that_ended_is_left_out() -> None:
     program = [sys.executable, "-c", "print(flush=True); input()"]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
