@@ -57,3 +57,14 @@ COPY (
 -- name: wait_for_the_upload
 -- Lets the transaction of a file that is read bit by bit stand still for as long as its upload may.
 SELECT set_config('idle_in_transaction_session_timeout', '150s', true);
+
+-- name: stored
+-- Rows of rollups that are each a group of one bucket as they stand, as `usage` has them, in the primary key's order.
+SELECT %(first)s + (extract(epoch FROM bucket_start - %(start)s) / (%(grain)s * 60))::int, NULL::text, model_id,
+       CASE WHEN %(by_value)s THEN value END, 0, invocations::text, errors::text, trim_scale(input_tokens)::text,
+       trim_scale(output_tokens)::text, cost_estimate_cents::text, '0', '0', '0'
+FROM analytics.rollups
+WHERE org_id = %(org_id)s::uuid AND dimension = %(dimension)s AND grain = %(grain)s
+  AND bucket_start >= %(start)s::timestamptz AND bucket_start < %(end)s::timestamptz
+  AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
+ORDER BY bucket_start, model_id, value;
