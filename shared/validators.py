@@ -102,7 +102,7 @@ _ZONE_NAME = text(max_length=100)
 
 def time_zone(value: object) -> ZoneInfo:
     """Return the zone of an IANA name."""
-    name = _ZONE_NAME(value)
+    name = _ZONE_NAME(value) if isinstance(value, str) else None
     return _parsed(zone, name, "must be the name of an IANA time zone, such as Asia/Kolkata")
 
 

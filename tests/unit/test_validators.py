@@ -38,6 +38,8 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
         (validators.day, "20261101", "must be a day such as 2026-11-01"),
         (validators.day, "2026-02-30", "is not in the calendar"),
         (validators.time_zone, "Mars", "must be the name of an IANA time zone, such as Asia/Kolkata"),
+        (validators.time_zone, None, "must be the name of an IANA time zone, such as Asia/Kolkata"),
+        (validators.time_zone, "", "must be 1 to 100 characters without NUL"),
         (validators.uuid, "7", "must be a UUID of 36 characters with hyphens"),
         (
             validators.org_id,
