@@ -26,7 +26,10 @@ _UPKEEP_EVERY = timedelta(hours=1)
 _DAYS_EVERY = timedelta(minutes=1)
 _GAUGES_EVERY = timedelta(seconds=5)
 
+# Between two claims: this many times what the last one took, so that claims grow with the load and each event costs
+# less, but no longer than this, so that a commit is shown within a second.
 _PAUSE_FACTOR = 3
+_MAX_PAUSE_SECONDS = 0.3
 _LISTEN = load_statements("dimensions.sql")["listen"]
 
 # A rollup may take its statement limit twice over; a loop silent for longer is stuck.
@@ -110,10 +113,10 @@ class Worker:
     def _wait_for_more(self, seconds_taken: float) -> None:
         """Wait until batches are committed, at most the interval.
 
-        Never shorter than some times what the last claim took: a claim of more batches costs less for each.
+        The pause comes first: a claim of more batches costs less for each.
         """
         interval = self._settings.rollup_interval.total_seconds()
-        pause = min(interval, _PAUSE_FACTOR * seconds_taken)
+        pause = min(interval, _MAX_PAUSE_SECONDS, _PAUSE_FACTOR * seconds_taken)
         if not self._stop.wait(pause):
             self._woken.wait(interval - pause)
 

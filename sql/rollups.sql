@@ -63,6 +63,15 @@ FROM analytics.usage_events
 WHERE occurred_at >= %(hour)s AND occurred_at < %(next_hour)s AND org_id = ANY(%(org_ids)s::uuid[])
   AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL);
 
+-- name: set_statistics_target
+-- How closely `analyze_gathered` looks, in this transaction: a few thousand events tell enough.
+SET LOCAL default_statistics_target = 10;
+
+-- name: analyze_gathered
+-- Tells the planner how many groups to expect. Without it, it hashes many small groups and spills to disk, or sorts
+-- for a few large ones.
+ANALYZE gathered (org_id, model_id, hour, client_id, actor_id, api_key_id, provider, operation);
+
 -- name: empty_gathered
 -- Makes room for the next hour's events.
 TRUNCATE gathered;
