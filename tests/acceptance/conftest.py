@@ -11,7 +11,7 @@ from deploy.local.stack import LocalStack
 from deploy.local.traffic import Publisher
 from tests.support.fleet import Fleet, Process
 from tests.support.places import TestBroker, TestDatabase
-from tests.support.release_before import migrate, unpack
+from tests.support.release_before import migrate, unpack_or_skip
 
 
 @pytest.fixture
@@ -46,9 +46,7 @@ def observer(database: TestDatabase, broker: TestBroker) -> Iterator[Observer]:
 @pytest.fixture(scope="session")
 def release_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code of the release before."""
-    folder = tmp_path_factory.mktemp("release_before")
-    unpack(folder)
-    return folder
+    return unpack_or_skip(tmp_path_factory.mktemp("release_before"))
 
 
 @pytest.fixture

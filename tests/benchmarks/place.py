@@ -15,23 +15,32 @@ from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
 from shared.rabbitmq.topology import Topology, declare
 from tests.support.fleet import Fleet, Process
+from tests.support.release_before import migrate
 from tests.support.seed import connect
 
 TEMPLATE = "benchmark_template"
 
 
 class Place:
-    """A context manager; at its end the processes, the database and the queues are gone."""
+    """A context manager; at its end the processes, the database and the queues are gone.
 
-    def __init__(self, stack: LocalStack, name: str) -> None:
+    root: the folder of another release, whose schema and processes are to be there.
+    """
+
+    def __init__(self, stack: LocalStack, name: str, root: Path = ROOT) -> None:
         self._stack = stack
+        self._root = root
         self._name = f"bench_{name}"
         self.broker_url = stack.settings["RABBITMQ_URL"]
         self.topology = Topology(*(f"{self._name}.{part}" for part in ("events", "queue", "dlx", "dlq")))
         self._logs = Path(tempfile.mkdtemp(prefix="analytics-benchmark-"))
 
     def __enter__(self) -> Self:
-        self.database_url = self._stack.create_database(self._name, TEMPLATE)
+        if self._root == ROOT:
+            self.database_url = self._stack.create_database(self._name, TEMPLATE)
+        else:
+            self.database_url = self._stack.create_database(self._name)
+            migrate(self.database_url, self._root)
         self.owner = connect(self.database_url)
         parameters = pika.URLParameters(self.broker_url)
         parameters.heartbeat = 0  # nobody answers heartbeats while minutes go by in a query
@@ -54,6 +63,7 @@ class Place:
                 "RABBITMQ_DEAD_LETTER_QUEUE": self.topology.dead_letter_queue,
             },
             self._logs,
+            self._root,
         )
         return self
 
