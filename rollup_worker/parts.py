@@ -17,8 +17,6 @@ def add_gathered(cur: Cursor, dimensions: Sequence[Dimension], *, oldest: dateti
 
     The dimensions in the order of list_dimensions. Returns how many rows of days were added or changed.
     """
-    cur.execute(_SQL["set_statistics_target"])
-    cur.execute(_SQL["analyze_gathered"])
     days = 0
     for dimension in dimensions:
         for table, grain, until in dimension.parts:

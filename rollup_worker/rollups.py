@@ -24,6 +24,9 @@ MAX_BATCHES = 32
 """Most batches of one transaction: enough to spread the cost of a bucket's row over many events, few enough
 to be done within a second."""
 
+_MIN_EVENTS_TO_ANALYZE = 5_000
+_ANALYZE_EVERY_SECONDS = 60.0
+
 _SQL = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("rollups")
 
@@ -48,6 +51,7 @@ class Rollups:
         self._metrics = metrics
         self._clock = clock
         self._max_batches = MAX_BATCHES
+        self._next_analyze = 0.0
         self.more_wait = False
         """Whether the last claim took as many as it may."""
 
@@ -63,7 +67,7 @@ class Rollups:
                 cur.execute(_SQL["share_rollups"])
                 claim = _claim(cur, self._max_batches)
                 if claim is not None:
-                    _add(cur, claim)
+                    self._add(cur, claim)
         except DatabaseUnavailable:
             self._max_batches = max(1, self._max_batches // 2)
             raise
@@ -74,6 +78,31 @@ class Rollups:
             return 0
         self._count(claim, time.monotonic() - began)
         return len(claim.batch_ids)
+
+    def _add(self, cur: Cursor, claim: Claim) -> None:
+        """Add the claimed batches. Tables in one order and keys in order, so workers never deadlock."""
+        parameters: dict[str, object] = {
+            "batch_ids": claim.batch_ids,
+            "oldest": claim.oldest,
+            "newest": claim.newest,
+        }
+        if claim.oldest:
+            dimensions = list_dimensions(cur)
+            cur.execute(_SQL["set_temp_buffers"])
+            cur.execute(_SQL["set_work_mem"])
+            cur.execute(_SQL["create_gathered"])
+            cur.execute(_SQL["gather_batches"], parameters | fields_needed(dimensions))
+            self._analyze(cur, claim.events)
+            add_gathered(cur, dimensions, oldest=bucket_start(claim.oldest, "hour"))
+            cur.execute(_SQL["note_freshness"])
+        cur.execute(_SQL["mark_batches"], parameters)
+
+    def _analyze(self, cur: Cursor, events: int) -> None:
+        """Show the planner a large claim now and then: what it learns holds for the session's next claims."""
+        if events >= _MIN_EVENTS_TO_ANALYZE and time.monotonic() >= self._next_analyze:
+            cur.execute(_SQL["set_statistics_target"])
+            cur.execute(_SQL["analyze_gathered"])
+            self._next_analyze = time.monotonic() + _ANALYZE_EVERY_SECONDS
 
     def _count(self, claim: Claim, seconds: float) -> None:
         now = self._clock()
@@ -105,21 +134,3 @@ def _claim(cur: Cursor, max_batches: int) -> Claim | None:
         committed_at=[row["committed_at"].astimezone(UTC) for row in rows],
         correlation_ids=[row["correlation_id"] for row in rows],
     )
-
-
-def _add(cur: Cursor, claim: Claim) -> None:
-    """Add the claimed batches. Tables in one order and keys in order, so workers never deadlock."""
-    parameters: dict[str, object] = {
-        "batch_ids": claim.batch_ids,
-        "oldest": claim.oldest,
-        "newest": claim.newest,
-    }
-    if claim.oldest:
-        dimensions = list_dimensions(cur)
-        cur.execute(_SQL["set_temp_buffers"])
-        cur.execute(_SQL["set_work_mem"])
-        cur.execute(_SQL["create_gathered"])
-        cur.execute(_SQL["gather_batches"], parameters | fields_needed(dimensions))
-        add_gathered(cur, dimensions, oldest=bucket_start(claim.oldest, "hour"))
-        cur.execute(_SQL["note_freshness"])
-    cur.execute(_SQL["mark_batches"], parameters)

@@ -26,8 +26,8 @@ _UPKEEP_EVERY = timedelta(hours=1)
 _DAYS_EVERY = timedelta(minutes=1)
 _GAUGES_EVERY = timedelta(seconds=5)
 
-# Between two claims: this many times what the last one took, so that claims grow with the load and each event costs
-# less, but no longer than this, so that a commit is shown within a second.
+# Between two claims: this many times what the last one took, so that claims grow with the load and each event
+# costs less, but no longer than this, so that a commit is shown within a second.
 _PAUSE_FACTOR = 3
 _MAX_PAUSE_SECONDS = 0.3
 _LISTEN = load_statements("dimensions.sql")["listen"]

@@ -59,7 +59,9 @@ def _measure(stack: LocalStack, write_line: WriteLine, traffic: Traffic) -> Benc
         delays = sorted(_delays(published, seen))
         rate = len(bodies) / (published[-1][1] - published[0][1])
         p95 = delays[int(len(delays) * 0.95)]
-        write_line(f"freshness: median {delays[len(delays) // 2]:.2f} s, p95 {p95:.2f} s at {rate:,.0f} events/s")
+        write_line(
+            f"freshness: median {delays[len(delays) // 2]:.2f} s, p95 {p95:.2f} s at {rate:,.0f} events/s"
+        )
         assert rate > 0.95 * traffic.rate, f"only {rate:,.0f} events/s were published"
         name = f"publish to visible, {traffic.rate:,}/s, p95"
         return BenchRow(name, "s", p95, "limit", traffic.max_p95_seconds, 1, "most", f"{rate:,.0f} events/s")
