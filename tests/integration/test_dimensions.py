@@ -266,7 +266,8 @@ def test_a_worker_killed_anywhere_leaves_no_trace(
         while not done.wait(rng.uniform(0.01, 0.15)):
             killer.cursor().execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = 'dimensions under test' AND state <> 'idle'"
+                " WHERE datname = current_database()"
+                " AND application_name = 'dimensions under test' AND state <> 'idle'"
             )
         killer.close()
 

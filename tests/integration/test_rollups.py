@@ -130,7 +130,8 @@ def test_a_worker_killed_between_hours_and_days_leaves_no_trace(
     worker.start()
     waiting = (
         "SELECT pid FROM pg_stat_activity"
-        " WHERE wait_event_type = 'Lock' AND application_name = 'rollups under test'"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND application_name = 'rollups under test'"
     )
     with owner.cursor() as cur:
         while cur.execute(waiting) or not (row := cur.fetchone()):  # type: ignore[func-returns-value]  # execute returns None
