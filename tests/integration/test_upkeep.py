@@ -199,7 +199,8 @@ def test_a_batch_that_comes_in_while_old_days_are_dropped_is_still_counted(
     worker.start()
     waiting = (
         "SELECT FROM pg_stat_activity"
-        " WHERE application_name = 'retention under test' AND wait_event = 'advisory'"
+        " WHERE datname = current_database() AND application_name = 'retention under test'"
+        " AND wait_event = 'advisory'"
     )
     wait_until(
         lambda: bool(rows(owner, waiting)), seconds=10, what="the retention's wait", every_seconds=0.005
