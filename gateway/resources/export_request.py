@@ -20,7 +20,7 @@ _MAX_MODELS = 100
 _MAX_BODY_BYTES = 512 * 1024
 
 
-def read_request(req: falcon.Request, org_id: str) -> tuple[dict[str, Any], Cut]:
+def read_request(req: falcon.Request, org_id: str, now: datetime) -> tuple[dict[str, Any], Cut]:
     """Return the columns of the job that is asked for, and the cut that its file answers.
 
     The window is widened to whole buckets, of a month to whole days. Raises Problem that names every fault.
@@ -43,7 +43,8 @@ def read_request(req: falcon.Request, org_id: str) -> tuple[dict[str, Any], Cut]
     try:
         bounds = cut.boundaries(keeps_hours=True)
     except OverflowError:
-        raise Problem.invalid([Fault(field="timeRange.end", reason="is too late")]) from None
+        field, reason = ("start", "early") if start.year < now.year else ("end", "late")
+        raise Problem.invalid([Fault(field=f"timeRange.{field}", reason=f"is too {reason}")]) from None
     return {
         "org_id": org_id,
         "requested_by": req.context.subject,

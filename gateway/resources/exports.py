@@ -43,8 +43,8 @@ class ExportsResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response, org_id: str) -> None:
         """Create a job, or find the one that the same Idempotency-Key created."""
         Params(req.query_string).check()
-        wanted, cut = read_request(req, org_id)
         now = self._clock()
+        wanted, cut = read_request(req, org_id, now)
         job = self._database.transaction(partial(_create, wanted=wanted, cut=cut, now=now, req=req))
         req.context.audited = True
         resp.status = 202

@@ -237,6 +237,7 @@ def test_a_models_filter_stands_beside_a_cut(
 
 LONG_AGO = {"start": "1800-01-01T00:00:00Z", "end": "1800-01-02T00:00:00Z"}
 FAR_OFF = {"start": "9999-12-31T00:00:00Z", "end": "9999-12-31T20:00:00Z"}
+YEAR_ONE = {"start": "0001-01-01T00:00:00Z", "end": "0001-01-02T00:00:00Z"}
 TOO_LONG = {"start": "2026-10-20T00:00:00Z", "end": "2026-11-20T00:00:01Z"}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"groupBy": "colour"}, "groupBy", "client, actor, apiKey"),
@@ -253,13 +254,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"timeZone": "utc"}, "timeZone", "IANA"),
     ({"timeZone": None}, "timeZone", "characters"),
     ({"timeZone": "Asia/Kolkata", "timeRange": LONG_AGO}, "timeZone", "quarter hour"),
+    ({"timeZone": "Asia/Tokyo", "timeRange": YEAR_ONE}, "timeRange.start", "too early"),
+    ({"timeZone": "America/Lima", "timeRange": YEAR_ONE}, "timeRange.start", "too early"),
+    ({"timeZone": "Asia/Tokyo", "granularity": "monthly", "timeRange": YEAR_ONE}, "timeRange.start", "early"),
     ({"timeZone": "America/Lima", "timeRange": FAR_OFF}, "timeRange.end", "too late"),
     ({"timeZone": "Asia/Tokyo", "timeRange": FAR_OFF}, "timeRange.end", "too late"),
-    (
-        {"timeZone": "Asia/Tokyo", "timeRange": WINDOW | {"end": "2026-11-20T00:00:01Z"}},
-        "timeRange.end",
-        "31 days",
-    ),
+    ({"timeZone": "Asia/Tokyo", "timeRange": TOO_LONG}, "timeRange.end", "31 days"),
 ]
 
 
