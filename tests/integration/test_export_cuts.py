@@ -252,7 +252,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"groupBy": "actor", "timeZone": "Asia/Tokyo"}, "timeZone", "only days are kept"),
     ({"timeZone": "Mars/Base"}, "timeZone", "IANA"),
     ({"timeZone": "utc"}, "timeZone", "IANA"),
-    ({"timeZone": None}, "timeZone", "characters"),
+    ({"timeZone": None}, "timeZone", "must be"),
     ({"timeZone": "Asia/Kolkata", "timeRange": LONG_AGO}, "timeZone", "quarter hour"),
     ({"timeZone": "Asia/Tokyo", "timeRange": YEAR_ONE}, "timeRange.start", "too early"),
     ({"timeZone": "America/Lima", "timeRange": YEAR_ONE}, "timeRange.start", "too early"),
