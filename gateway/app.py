@@ -6,6 +6,7 @@ import falcon
 from prometheus_client import CollectorRegistry
 
 from gateway.access.middleware import Access
+from gateway.access.signature import Signatures
 from gateway.database import GatewayDatabase
 from gateway.http import problems
 from gateway.http.concurrency import ConcurrencyLimit
@@ -49,7 +50,8 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application
     large = ConcurrencyLimit("large answers", max_by_subject=1, max_by_org=1, max_in_all=2)
     streams = ConcurrencyLimit("incident exports", max_by_subject=2, max_by_org=2, max_in_all=MAX_STREAMS)
     compat = settings.org_binding == "compat"
-    access = Access(database, enabled=settings.enable_rbac, compat=compat)
+    signatures = Signatures(settings.actor_signature_keys, clock, metrics)
+    access = Access(database, signatures, enabled=settings.enable_rbac, compat=compat)
     app = Application(Correlation(metrics), access)
     # No body but JSON that a resource reads itself: form parsing is for browsers.
     app.req_options.media_handlers.clear()

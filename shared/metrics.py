@@ -302,6 +302,12 @@ class GatewayMetrics(CommonMetrics):
             buckets=_REQUEST_SECONDS,
             registry=registry,
         )
+        self.signature_refusals = Counter(
+            "analytics_signature_refusals",
+            "Requests without a proof that they come from the proxy, by what is wrong with it.",
+            ["reason"],
+            registry=registry,
+        )
         self.cache_reads = Counter(
             "analytics_freshness_cache_reads",
             "Looks into the freshness cache: hit or miss.",

@@ -23,6 +23,7 @@ from gateway.access.authorize import (
     decide_platform,
     read_actor,
 )
+from gateway.access.signature import Signatures
 from gateway.database import GatewayDatabase
 from gateway.http.params import org_id
 from gateway.http.problems import Fault, Problem
@@ -51,8 +52,11 @@ class Resource(Protocol):
 class Access:
     """Decides on every request that found its resource."""
 
-    def __init__(self, database: GatewayDatabase, *, enabled: bool, compat: bool) -> None:
+    def __init__(
+        self, database: GatewayDatabase, signatures: Signatures, *, enabled: bool, compat: bool
+    ) -> None:
         self._database = database
+        self._signatures = signatures
         self._enabled = enabled
         self._compat = compat
 
@@ -63,7 +67,8 @@ class Access:
         need = resource.NEEDS.get("GET" if req.method == "HEAD" else req.method)
         if need is None or need == PUBLIC:  # None: falcon answers 405 or OPTIONS by itself
             return
-        refuse_repeated(req, *ACTOR_HEADERS)
+        refuse_repeated(req, *ACTOR_HEADERS, *self._signatures.headers)
+        self._signatures.check(req)
         actor = read_actor(req.get_header) if self._enabled else NOBODY
         req.context.subject = actor.subject
         if "org_id" in params:

@@ -19,6 +19,7 @@ from shared.settings.fleet import (
     RollupWorkerSettings,
     ScheduleMonthlySettings,
 )
+from shared.settings.signature_keys import SignatureKey
 
 __all__ = [
     "NAMES",
@@ -35,6 +36,7 @@ __all__ = [
     "RollupWorkerSettings",
     "ScheduleMonthlySettings",
     "Settings",
+    "SignatureKey",
     "load",
     "load_or_exit",
     "misspelt",

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from shared.errors import SettingsError
-from shared.settings.servers import without_secrets
 from shared.settings.values import Kind, check_text
 
 
@@ -82,7 +81,7 @@ def load(settings_class: type[T], environ: Mapping[str, str]) -> T:
         except ValueError as fault:
             faults.append(f"{declared.name} {fault}")
             continue
-        masked[declared.name] = _mask(text) if declared.secret and text else text
+        masked[declared.name] = declared.kind.mask(text) if declared.secret and text else text
     faults += settings_class.contradictions(values)
     if faults:
         raise SettingsError(faults)
@@ -96,10 +95,6 @@ def load_or_exit(settings_class: type[T], environ: Mapping[str, str]) -> T:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
-
-
-def _mask(text: str) -> str:
-    return without_secrets(text) if "://" in text else "***"
 
 
 def misspelt(environ: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:

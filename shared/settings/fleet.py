@@ -8,6 +8,7 @@ from typing import Any
 from shared.settings.declare import Settings, setting
 from shared.settings.dimensions import ROLLUP_DIMENSIONS, KeptDimension
 from shared.settings.servers import BROKER_URL, BUCKET, CACHE_URL, DATABASE_URL, ENDPOINT, REGION
+from shared.settings.signature_keys import SIGNATURE_KEYS, SignatureKey
 from shared.settings.values import (
     ACCESS_KEY,
     EXCHANGE,
@@ -231,6 +232,13 @@ class GatewaySettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
         one_of("strict", "compat"),
         "plain roles without X-Actor-Orgs",
         default="strict",
+    )
+    actor_signature_keys: tuple[SignatureKey, ...] = setting(
+        "ACTOR_SIGNATURE_KEYS",
+        SIGNATURE_KEYS,
+        "keys that the proxy signs with (docs/signatures.md); without, its headers are believed as they are",
+        default="",
+        secret=True,
     )
     signed_url_ttl: timedelta = setting(
         "EXPORT_SIGNED_URL_TTL", duration("1s", "7d"), "life of a download link", default="24h"

@@ -48,7 +48,7 @@ def _server_url(check: Callable[[str, SplitResult], None], *schemes: str) -> Kin
         check(text, split_url(text, schemes))
         return text
 
-    return Kind(parse, " or ".join(f"`{scheme}://…`" for scheme in schemes))
+    return Kind(parse, " or ".join(f"`{scheme}://…`" for scheme in schemes), without_secrets)
 
 
 def _check_port(parts: SplitResult) -> None:
@@ -87,6 +87,12 @@ def _check_redis(_text: str, parts: SplitResult) -> None:
         raise ValueError("has an option twice")
 
 
+def without_secrets(url: str) -> str:
+    """Return a URL's scheme, hosts and path, which are needed at night, and nothing that opens a door."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 DATABASE_URL = _server_url(_check_database, "postgresql", "postgres")
 BROKER_URL = _server_url(_check_broker, "amqp", "amqps")
 CACHE_URL = _server_url(_check_redis, "redis", "rediss")
@@ -121,9 +127,3 @@ def _parse_region(text: str) -> str:
 ENDPOINT = Kind(_parse_endpoint, "`host`, `host:port` or `http(s)://…` without a path")
 BUCKET = Kind(_parse_bucket, "S3's rules for names of buckets")
 REGION = Kind(_parse_region, "letters, digits, `-`, `_`")
-
-
-def without_secrets(url: str) -> str:
-    """Return a URL's scheme, hosts and path, which are needed at night, and nothing that opens a door."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://***@{parts.netloc.rpartition('@')[2]}{parts.path}"

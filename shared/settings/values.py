@@ -7,7 +7,7 @@ be a secret.
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,10 +22,14 @@ _NAME_MAX_BYTES = 255
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value. parse raises ValueError; allowed is what the README's table says of it."""
+    """A kind of value. parse raises ValueError; allowed is what the table of settings says of it.
+
+    mask: shows of a secret's text, which parse takes, only what the log may hold.
+    """
 
     parse: Callable[[str], Any]
     allowed: str
+    mask: Callable[[str], str] = lambda _text: "***"
 
 
 def check_text(text: str) -> None:
@@ -71,7 +75,7 @@ def duration(shortest: str, longest: str) -> Kind:
 
 def optional(kind: Kind) -> Kind:
     """A value of this kind, or nothing (None)."""
-    return Kind(lambda text: kind.parse(text) if text else None, kind.allowed)
+    return replace(kind, parse=lambda text: kind.parse(text) if text else None)
 
 
 def whole_number(low: int, high: int) -> Kind:

@@ -80,10 +80,12 @@ class Gateway:
         headers: Mapping[str, str] | None = None,
     ) -> testing.Result:
         """Send a request. path: not yet percent-encoded."""
+        quoted = quote(path, safe="/%")
         answer = self._client.simulate_request(
             method,
-            quote(path, safe="/%"),
+            quoted,
             query_string=query,
+            extras={"RAW_URI": f"{quoted}?{query}" if query else quoted},  # as gunicorn has it
             body=body,
             headers={**({} if body is None else JSON), **actor, **(headers or {})},
         )
