@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from rollup_worker.days import Days
 from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.gauges import BacklogGauges, RecentGauges
+from rollup_worker.percentiles import Percentiles
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
 from shared.errors import AnalyticsError
@@ -79,7 +80,13 @@ class Worker:
         max_series = self._settings.metrics_max_series
         backlog = BacklogGauges(self._open("rollup_worker gauges"), self._metrics, max_series=max_series)
         recent = RecentGauges(self._open("rollup_worker recent"), self._metrics, max_series=max_series)
-        days = Days(self._open("rollup_worker days"))
+        past = self._open("rollup_worker days")
+        days, percentiles = Days(past), Percentiles(past)
+
+        def do_past_hours() -> None:
+            days.add_past_hours(self._stop)
+            percentiles.keep(self._stop)
+
         listener = Database(
             self._settings.listen_url or self._settings.database_url,
             application_name="rollup_worker listener",
@@ -88,7 +95,7 @@ class Worker:
         return [
             ("rollups", lambda: self._wait_for_more(self._drain(rollups)), timedelta()),
             ("listener", lambda: self._listen(listener), timedelta()),
-            ("days", lambda: days.add_past_hours(self._stop), _DAYS_EVERY),
+            ("days", do_past_hours, _DAYS_EVERY),
             ("upkeep", lambda: upkeep.run(self._stop), _UPKEEP_EVERY),
             ("gauges", backlog.refresh, _GAUGES_EVERY),
             ("recent gauges", recent.refresh_if_due, _GAUGES_EVERY),

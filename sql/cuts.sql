@@ -150,14 +150,53 @@ GROUP BY bucket_start
 ORDER BY bucket_start;
 
 -- name: plain_size
--- How many points plain_usage or plain_reliability would have.
-SELECT count(*) AS points
+-- How many points plain_usage or plain_reliability would have, and of how many no percentiles are kept.
+SELECT count(*) AS points, count(*) FILTER (WHERE percentiles_of IS DISTINCT FROM invocations) AS changed
 FROM analytics.rollups
 WHERE org_id = %(org_id)s AND dimension = '' AND grain = %(grain)s
   AND bucket_start >= %(start)s AND bucket_start < %(end)s
   AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]));
 
 -- name: plain_reliability
+-- Reliability by whole UTC hours or days and by model: each bucket's points as JSON, with their percentiles as they
+-- are kept, or computed where they are not.
+WITH coded AS MATERIALIZED (
+    SELECT bucket_start, model_id,
+           array_to_string((array_agg(concat('{"errorCode":', to_json(value), ',"count":', invocations, '}')
+                                      ORDER BY invocations DESC, value))[1:10], ',') AS codes
+    FROM analytics.rollups
+    WHERE org_id = %(org_id)s AND dimension = 'errorCode' AND grain = %(grain)s
+      AND bucket_start >= %(start)s AND bucket_start < %(end)s
+      AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
+    GROUP BY bucket_start, model_id
+), point AS (
+    SELECT *, CASE WHEN percentiles_of = invocations THEN percentiles
+                   ELSE analytics.percentiles_ms(latency_bins, latency_counts)
+                        || analytics.percentiles_ms(first_token_bins, first_token_counts) END AS ms
+    FROM analytics.rollups
+    WHERE org_id = %(org_id)s AND dimension = '' AND grain = %(grain)s
+      AND bucket_start >= %(start)s AND bucket_start < %(end)s
+      AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
+    OFFSET 0  -- computes `ms` once a point, not once for each use of it
+)
+SELECT string_agg(
+           concat('{"bucketStart":"', to_char(bucket_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+                  '","modelId":', to_json(model_id), ',"invocations":', invocations, ',"errors":', errors,
+                  ',"errorRate":', errors::float8 / invocations,
+                  ',"latencyMs":{"p50":', ms[1], ',"p95":', ms[3], ',"p99":', ms[4],
+                  '},"errorsByStatus":{"error":', status_error, ',"timeout":', status_timeout,
+                  ',"throttled":', status_throttled, '},"errorCodes":[', codes,
+                  '],"timeToFirstTokenMs":{"p50":', coalesce(ms[5]::text, 'null'),
+                  ',"p95":', coalesce(ms[7]::text, 'null'), ',"p99":', coalesce(ms[8]::text, 'null'),
+                  '},"outputTokensPerSecond":',
+                  coalesce(((success_output_tokens * 1000)::float8 / nullif(success_latency_ms, 0)::float8)::text, 'null'),
+                  ',"latencyPercentileMs":' || ms[%(percentile_at)s], '}'),
+           ',' ORDER BY model_id)
+FROM point LEFT JOIN coded USING (bucket_start, model_id)
+GROUP BY bucket_start
+ORDER BY bucket_start;
+
+-- name: plain_histograms
 -- Reliability by whole UTC hours or days and by model, as `reliability` has it, in the order of the primary key.
 SELECT (extract(epoch FROM bucket_start - %(start)s) / (%(grain)s * 60))::int, NULL::text, model_id, NULL, 1,
        invocations, status_error, status_timeout, status_throttled, success_output_tokens, success_latency_ms,

@@ -21,6 +21,10 @@ from shared.usage_sums import EXACT, Row, merged, usage_rows
 MAX_POINTS = 200_000
 """Points of a series in one answer."""
 
+# PostgreSQL takes three times as long as numpy for percentiles that are not kept.
+_FEW_CHANGED = 100
+_FEW_CHANGED_SHARE = 10
+
 _SQL = load_statements("cuts.sql")
 
 
@@ -61,6 +65,21 @@ class Reading:
         """Yield a row for each bucket of a plain cut."""
         return self._open.stream(_SQL["plain_usage"], self.plan.plain())
 
+    def plain_reliability(self, percentile_at: int | None) -> Iterator[str] | None:
+        """Return each bucket's points of a plain cut, None where too few percentiles are kept for that.
+
+        percentile_at: the place of the percentile that each point shows besides, in the order of
+        latency_histogram.PERCENTILES.
+        """
+        if not self.plan.is_plain:
+            return None
+        [(points, changed)] = self._open.rows(_SQL["plain_size"], self.plan.plain())
+        if changed > max(_FEW_CHANGED, points // _FEW_CHANGED_SHARE):
+            return None
+        place = None if percentile_at is None else percentile_at + 1
+        rows = self._open.stream(_SQL["plain_reliability"], {**self.plan.plain(), "percentile_at": place})
+        return (text for (text,) in rows)
+
     def reliability(self, plan: Plan | None = None) -> Iterator[Row]:
         """Yield the rows of `reliability`, of another plan where one is given. Raises Problem where raw
         events were dropped.
@@ -68,7 +87,7 @@ class Reading:
         self._refuse_dropped(plan)
         if plan is None and self.plan.is_plain:
             read = Read(self.plan.plain())
-            rows = self._open.stream(_SQL["plain_reliability"], read.parameters)
+            rows = self._open.stream(_SQL["plain_histograms"], read.parameters)
             return _outcome_rows(read, rows, self.plan.cut)
         return merged(
             [

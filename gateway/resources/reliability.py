@@ -78,12 +78,17 @@ class _Reliability:
     def json(self) -> Iterator[bytes]:
         """Yield the answer."""
         before = self._before()
+        given = {"percentile": self._percentile} if self._percentile else {}
+        first = head(self._reading) | asked(self._reading, given)
+        place = NAMES.index(self._percentile) if self._percentile else None
+        kept = self._reading.plain_reliability(place)
+        if kept is not None:
+            plan = self._reading.plan.of_window(self._reading.plan.start, self._reading.plan.end)
+            return json_answer(first, kept, ({"totals": self._totals(plan), **before} for _ in (0,)))
         reader = OutcomesReader(self._reading.plan)
         points = (
             outcomes_json(self._keys, point, codes, self._percentile) for point, codes in self._points(reader)
         )
-        given = {"percentile": self._percentile} if self._percentile else {}
-        first = head(self._reading) | asked(self._reading, given)
         return json_answer(first, points, self._ends(reader, before))
 
     def csv(self) -> Iterator[bytes]:
@@ -125,21 +130,16 @@ class _Reliability:
         plan = self._reading.plan.before
         if plan is None:
             return {}
+        return {"previous": {**window_of(plan), "totals": self._totals(plan)}}
+
+    def _totals(self, plan: Plan) -> dict[str, Any]:
+        """Return what is said of a window of its own."""
         reader = OutcomesReader(plan)
         for _ in reader.points(self._reading.reliability(plan)):
             pass
-        return {
-            "previous": {
-                **window_of(plan),
-                "totals": figures(reader.totals, self._codes_before(plan), self._percentile),
-            }
-        }
-
-    def _codes_before(self, plan: Plan) -> Codes | None:
-        if self._reading.plan.cut.dimension:
-            return None
-        return _codes(row for row in self._reading.codes(plan) if row[0] is None)
+        codes = None if plan.cut.dimension else _codes(self._reading.codes(plan), of_window=True)
+        return figures(reader.totals, codes, self._percentile)
 
 
-def _codes(rows: Any) -> Codes:
-    return [{"errorCode": row[4], "count": int(row[5])} for row in rows]
+def _codes(rows: Any, *, of_window: bool = False) -> Codes:
+    return [{"errorCode": row[4], "count": int(row[5])} for row in rows if not of_window or row[0] is None]

@@ -13,7 +13,6 @@ from psycopg2.extensions import connection
 
 from deploy.local.traffic import MODELS, Router, org
 from shared.buckets import bucket_start
-from shared.statements import load_statements
 from tests.support.gateway_app import (
     ADMIN,
     DOCUMENT,
@@ -267,39 +266,6 @@ def test_freshness_is_computed_again_when_its_time_in_the_cache_is_over(
         assert (again["lagSeconds"], again["asOf"]) == (0, utc_text(NOW))
     time.sleep(0.45)
     assert gateway.get(path)["status"] == "delayed"
-
-
-@pytest.mark.parametrize("granularity", ["hour", "day"])
-def test_plain_reads_find_their_rows_by_the_primary_key(owner: connection, granularity: str) -> None:
-    table = {"hour": "hourly", "day": "daily"}[granularity]
-    with owner.cursor() as cur:
-        cur.execute(
-            f"""INSERT INTO analytics.{table}_rollups (org_id, bucket_start, model_id, invocations, errors,
-                status_error, status_timeout, status_throttled, input_tokens, output_tokens,
-                cost_estimate_cents, latency_bins, latency_counts)
-            SELECT md5(o::text)::uuid, %s::timestamptz - h * interval '1 {granularity}', 'm' || m,
-                   1, 0, 0, 0, 0, 1, 1, 1, '{{1}}', '{{1}}'
-            FROM generate_series(1, 20) o, generate_series(0, 99) h, generate_series(1, 5) m""",
-            (bucket_start(NOW, granularity),),
-        )
-        cur.execute(f"ANALYZE analytics.{table}_rollups")
-        cur.execute("SELECT md5('1')::uuid::text")
-        parameters = {
-            "start": NOW - timedelta(days=2),
-            "end": NOW,
-            "org_id": cur.fetchone()[0],  # type: ignore[index]  # there is one
-            "grain": {"hour": 60, "day": 1440}[granularity],
-        }
-        for model_ids in (None, ["m3"]):
-            for name in ("plain_usage", "plain_reliability", "plain_size"):
-                statement = load_statements("cuts.sql")[name]
-                cur.execute(f"EXPLAIN {statement}", {**parameters, "model_ids": model_ids})
-                plan = "\n".join(row[0] for row in cur.fetchall())
-                assert f"{table}_rollups_pkey" in plan
-                assert "Seq Scan" not in plan
-                condition = plan.partition("Index Cond:")[2].splitlines()[0]
-                assert "org_id" in condition
-                assert "bucket_start" in condition
 
 
 def test_the_document_is_served_and_its_schemas_are_sound(alone: Gateway) -> None:

@@ -1,0 +1,103 @@
+"""Keeps the percentiles of buckets that are over beside their histograms, so that reads need not merge bins.
+
+They hold until events are added to the bucket (sql/migrations/0016_percentiles.sql). Each time the last hours
+and days are looked at. Besides, all that is stored is gone through once a day from the newest hour to the
+oldest: that finds what late events were added to, what was made again, and what an older release has added.
+"""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import structlog
+
+from rollup_worker.dimensions import list_dimensions
+from shared.buckets import bucket_start
+from shared.postgres import Database
+from shared.process import Stop
+from shared.statements import load_statements, with_tables
+
+_MAX_ROWS = 1_000
+_LATEST_HOURS = 3
+_LATEST_DAYS = 2
+_WALK_EVERY_SECONDS = 24 * 3600.0
+_WALK_SECONDS = 30.0
+"""Of the walk at a time, so that what else the thread does comes in between."""
+
+_PAUSE_FACTOR = 2
+_HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
+
+_SQL = load_statements("percentiles.sql")
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("percentiles")
+
+Window = tuple[int, datetime, datetime]
+"""A grain in minutes, and the begin and the end of buckets of it."""
+
+
+class Percentiles:
+    """For one thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._walk: Iterator[Window] | None = None
+        self._next_walk = time.monotonic()
+
+    def keep(self, stop: Stop) -> None:
+        """Keep those of the last hours and days, and some of the walk's. Raises DatabaseUnavailable."""
+        with self._database.query() as cur:
+            models = next(each for each in list_dimensions(cur) if not each.name)
+            tables = {grain: table for table, grain, _ in models.parts}
+            cur.execute(_SQL["over_since"])
+            [(until,)] = cur.fetchall()
+        today = bucket_start(until, "day")
+        for window in (
+            (60, until - _LATEST_HOURS * _HOUR, until),
+            (1440, today - _LATEST_DAYS * _DAY, today),
+        ):
+            self._keep(window, tables, stop)
+        self._go_on(until, tables, stop)
+
+    def _go_on(self, until: datetime, tables: dict[int, str], stop: Stop) -> None:
+        """Go on with the walk, or begin one where it is time, for some seconds."""
+        deadline = time.monotonic() + _WALK_SECONDS
+        if self._walk is None:
+            if time.monotonic() < self._next_walk:
+                return
+            with self._database.query() as cur:
+                cur.execute(_SQL["oldest_day"])
+                [(oldest,)] = cur.fetchall()
+            self._walk = _windows(until if oldest is None else oldest, until)
+        for window in self._walk:
+            self._keep(window, tables, stop)
+            if stop or time.monotonic() > deadline:
+                return
+        self._walk, self._next_walk = None, time.monotonic() + _WALK_EVERY_SECONDS
+
+    def _keep(self, window: Window, tables: dict[int, str], stop: Stop) -> None:
+        """Keep those of a window's buckets, in steps, unless another worker is at it."""
+        grain, low, high = window
+        statement = with_tables(_SQL["keep"], table=tables[grain])
+        rows, step = 0, _MAX_ROWS
+        while step >= _MAX_ROWS and not stop:
+            began = time.monotonic()
+            with self._database.transaction() as cur:
+                cur.execute(_SQL["try_lock"])
+                if cur.fetchone() != (True,):
+                    return
+                cur.execute(statement, {"low": low, "high": high, "max_rows": _MAX_ROWS})
+                step = cur.rowcount
+            rows += step
+            stop.wait(_PAUSE_FACTOR * (time.monotonic() - began))
+        if rows:
+            _log.info("percentiles kept", grain=grain, low=low.isoformat(), rows=rows)
+
+
+def _windows(oldest: datetime, until: datetime) -> Iterator[Window]:
+    """Yield each hour and each day that is over, from the newest to the oldest."""
+    high = until
+    while high > oldest:
+        if high == bucket_start(high, "day"):
+            yield 1440, high - _DAY, high
+        yield 60, high - _HOUR, high
+        high -= _HOUR
