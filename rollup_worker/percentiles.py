@@ -1,6 +1,6 @@
 """Keeps the percentiles of buckets that are over beside their histograms, so that reads need not merge bins.
 
-They hold until events are added to the bucket (sql/migrations/0016_percentiles.sql). Each time the last hours
+They hold until events are added to the bucket (sql/migrations/0018_percentiles.sql). Each time the last hours
 and days are looked at. Besides, all that is stored is gone through once a day from the newest hour to the
 oldest: that finds what late events were added to, what was made again, and what an older release has added.
 """
@@ -22,8 +22,6 @@ _LATEST_HOURS = 3
 _LATEST_DAYS = 2
 _WALK_EVERY_SECONDS = 24 * 3600.0
 _WALK_SECONDS = 30.0
-"""Of the walk at a time, so that what else the thread does comes in between."""
-
 _PAUSE_FACTOR = 2
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
@@ -36,10 +34,18 @@ Window = tuple[int, datetime, datetime]
 
 
 class Percentiles:
-    """For one thread."""
+    """For one thread.
 
-    def __init__(self, database: Database) -> None:
+    pause_factor: how much longer than a step the pause after it is. walk_seconds: how long the walk goes on
+    at a time, so that what else the thread does comes in between.
+    """
+
+    def __init__(
+        self, database: Database, *, pause_factor: float = _PAUSE_FACTOR, walk_seconds: float = _WALK_SECONDS
+    ) -> None:
         self._database = database
+        self._pause_factor = pause_factor
+        self._walk_seconds = walk_seconds
         self._walk: Iterator[Window] | None = None
         self._next_walk = time.monotonic()
 
@@ -60,7 +66,7 @@ class Percentiles:
 
     def _go_on(self, until: datetime, tables: dict[int, str], stop: Stop) -> None:
         """Go on with the walk, or begin one where it is time, for some seconds."""
-        deadline = time.monotonic() + _WALK_SECONDS
+        deadline = time.monotonic() + self._walk_seconds
         if self._walk is None:
             if time.monotonic() < self._next_walk:
                 return
@@ -88,7 +94,7 @@ class Percentiles:
                 cur.execute(statement, {"low": low, "high": high, "max_rows": _MAX_ROWS})
                 step = cur.rowcount
             rows += step
-            stop.wait(_PAUSE_FACTOR * (time.monotonic() - began))
+            stop.wait(self._pause_factor * (time.monotonic() - began))
         if rows:
             _log.info("percentiles kept", grain=grain, low=low.isoformat(), rows=rows)
 

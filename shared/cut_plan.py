@@ -97,6 +97,13 @@ class Plan:
             found.append(self.kept_since)
         return max(filter(None, found), default=None)
 
+    def details_complete_since(self) -> datetime | None:
+        """Return since when all that is read has the sums that 0.1.0 did not know: parts of tokens, times to
+        first token, speeds. None where all of it has them.
+        """
+        since = self.kept[""].complete_since
+        return since if since is not None and self.begins < since else None
+
     @property
     def oldest_event(self) -> datetime | None:
         """The begin of what is read from raw events, None where sums are enough."""
@@ -175,6 +182,12 @@ class Plan:
             base = window._parameters("", self._by(False))
             found.append(Read(base | more | {"top": 0}, rest=True))
         return found
+
+    def at_once(self) -> dict[str, Any]:
+        """Return the parameters of `usage_of_top`, for a cut that has a top and groups by no value."""
+        cut = self.cut
+        parameters = self._parameters(cut.dimension, self._by(False))
+        return parameters | {"order_by": cut.order_by, "top": cut.top}
 
     def reads(self, winners: Sequence[Group] | None) -> list[Read]:
         """Return the reads of `usage` and `reliability`. winners: the groups of the top."""

@@ -123,9 +123,12 @@ ORDER BY name;
 -- Since when no raw events were dropped, NULL while all are there. This keeps the next days until the transaction ends.
 SELECT (max(day) + 1)::timestamp AT TIME ZONE 'UTC' FROM analytics.dropped_days WHERE what = 'events';
 
--- name: orgs
--- Every organisation that has rollups.
-SELECT array_agg(DISTINCT org_id::text) FROM analytics.model_freshness;
+-- name: known
+-- The organisations that have rollups, of those that are asked for (NULL: all), and how many models, and how many
+-- models of organisations, there are.
+SELECT array_agg(DISTINCT org_id::text), count(DISTINCT model_id), count(*)
+FROM analytics.model_freshness
+WHERE %(org_ids)s::uuid[] IS NULL OR org_id = ANY (%(org_ids)s::uuid[]);
 
 -- name: plain_usage
 -- Usage by whole UTC hours or days and by model: each bucket's points as JSON, how many they are, and their sums.
@@ -207,31 +210,35 @@ WHERE org_id = %(org_id)s AND dimension = '' AND grain = %(grain)s
   AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
 ORDER BY bucket_start, model_id;
 
--- name: usage
--- Usage by bucket and group, in order; with every row goes how many there are in all.
-WITH {piece}, {winner}, {stored}, {found}, part AS (
-    SELECT number, of_org, of_model, of_value,
-           sum(invocations) AS invocations, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
-           sum(cached_input_tokens) AS cached_input_tokens,
-           sum(cache_write_input_tokens) AS cache_write_input_tokens, sum(reasoning_tokens) AS reasoning_tokens
-    FROM found
-    GROUP BY number, of_org, of_model, of_value
-), summed AS MATERIALIZED (
+-- relation: summed
+-- Usage by bucket and group: each piece is summed once, and the few sums are added and taken away then.
+summed AS MATERIALIZED (
     SELECT bucket, of_org, of_model, of_value,
-           sum(sign * invocations) AS invocations, sum(sign * errors) AS errors,
-           sum(sign * input_tokens) AS input_tokens, sum(sign * output_tokens) AS output_tokens,
-           sum(sign * cost_estimate_cents) AS cost_estimate_cents,
-           sum(sign * cached_input_tokens) AS cached_input_tokens,
-           sum(sign * cache_write_input_tokens) AS cache_write_input_tokens,
-           sum(sign * reasoning_tokens) AS reasoning_tokens
-    FROM part
+           sum(CASE WHEN added THEN invocations ELSE -invocations END) AS invocations,
+           sum(CASE WHEN added THEN errors ELSE -errors END) AS errors,
+           sum(CASE WHEN added THEN input_tokens ELSE -input_tokens END) AS input_tokens,
+           sum(CASE WHEN added THEN output_tokens ELSE -output_tokens END) AS output_tokens,
+           sum(CASE WHEN added THEN cost_estimate_cents ELSE -cost_estimate_cents END) AS cost_estimate_cents,
+           sum(CASE WHEN added THEN cached_input_tokens ELSE -cached_input_tokens END) AS cached_input_tokens,
+           sum(CASE WHEN added THEN cache_write_input_tokens ELSE -cache_write_input_tokens END) AS cache_write_input_tokens,
+           sum(CASE WHEN added THEN reasoning_tokens ELSE -reasoning_tokens END) AS reasoning_tokens
+    FROM (SELECT number, of_org, of_model, of_value,
+                 sum(invocations) AS invocations, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
+                 sum(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
+                 sum(cached_input_tokens) AS cached_input_tokens,
+                 sum(cache_write_input_tokens) AS cache_write_input_tokens, sum(reasoning_tokens) AS reasoning_tokens
+          FROM found
+          GROUP BY number, of_org, of_model, of_value) AS part
     JOIN piece USING (number)
-    CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
+    CROSS JOIN LATERAL (VALUES (plus, true), (minus, false)) AS side (bucket, added)
     WHERE bucket IS NOT NULL
     GROUP BY bucket, of_org, of_model, of_value
-    HAVING sum(sign * invocations) <> 0
+    HAVING sum(CASE WHEN added THEN invocations ELSE -invocations END) <> 0
 )
+
+-- name: usage
+-- Usage by bucket and group, in order; with every row goes how many there are in all.
+WITH {piece}, {winner}, {stored}, {found}, {summed}
 SELECT bucket, of_org::text, of_model, of_value, (SELECT count(*) FROM summed),
        trim_scale(invocations)::text, trim_scale(errors)::text, trim_scale(input_tokens)::text,
        trim_scale(output_tokens)::text, trim_scale(cost_estimate_cents)::text,
@@ -239,6 +246,38 @@ SELECT bucket, of_org::text, of_model, of_value, (SELECT count(*) FROM summed),
        trim_scale(reasoning_tokens)::text
 FROM summed
 ORDER BY bucket, summed.of_org, of_model, of_value;
+
+-- name: usage_of_top
+-- As `usage`, in one pass, of the largest groups and of all others as one; for cuts by organisation and model alone.
+WITH {piece}, {winner}, {stored}, {found}, {summed}, largest AS MATERIALIZED (
+    SELECT coalesce(of_org, %(nil)s::uuid) AS org_id, coalesce(of_model, '') AS model_id
+    FROM summed
+    GROUP BY of_org, of_model
+    HAVING sum(invocations) > 0
+    ORDER BY sum(CASE %(order_by)s WHEN 'costEstimateCents' THEN cost_estimate_cents
+                      WHEN 'invocations' THEN invocations WHEN 'errors' THEN errors
+                      WHEN 'inputTokens' THEN input_tokens ELSE output_tokens END) DESC, of_org, of_model
+    LIMIT %(top)s
+), folded AS (
+    SELECT bucket, other, CASE WHEN NOT other THEN of_org END AS org_id,
+           CASE WHEN NOT other THEN of_model END AS model_id,
+           sum(invocations) AS invocations, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
+           sum(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
+           sum(cached_input_tokens) AS cached_input_tokens,
+           sum(cache_write_input_tokens) AS cache_write_input_tokens, sum(reasoning_tokens) AS reasoning_tokens
+    FROM (SELECT *, (coalesce(of_org, %(nil)s::uuid), coalesce(of_model, ''))
+                    NOT IN (SELECT org_id, model_id FROM largest) AS other
+          FROM summed) AS marked
+    GROUP BY 1, 2, 3, 4
+    HAVING sum(invocations) <> 0
+)
+SELECT bucket, other, org_id::text, model_id, count(*) OVER (),
+       trim_scale(invocations)::text, trim_scale(errors)::text, trim_scale(input_tokens)::text,
+       trim_scale(output_tokens)::text, trim_scale(cost_estimate_cents)::text,
+       trim_scale(cached_input_tokens)::text, trim_scale(cache_write_input_tokens)::text,
+       trim_scale(reasoning_tokens)::text
+FROM folded
+ORDER BY bucket, other, folded.org_id, model_id;
 
 -- name: reliability
 -- Reliability by bucket and group, in order. Histograms are texts, numbers separated by commas: that is read in half

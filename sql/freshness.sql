@@ -1,6 +1,6 @@
--- name: summary_of_org
--- The largest lag, its status, the newest event and the last rollup of all models of an organisation at a
--- given instant; all NULL without events.
+-- name: summary
+-- The largest lag, its status, the newest event and the last rollup of all models of an organisation, or of all
+-- organisations (NULL), at a given instant; all NULL without events.
 SELECT lag_seconds, CASE WHEN last_event_at IS NOT NULL THEN analytics.freshness_of_lag(lag_seconds) END AS status,
        last_event_at, last_rollup_at
 FROM (
@@ -9,9 +9,9 @@ FROM (
                 THEN greatest(extract(epoch FROM %(as_of)s - pending.oldest_received_at), 0)
                 WHEN rolled_up.last_event_at IS NOT NULL THEN 0 END::double precision AS lag_seconds
     FROM (SELECT max(last_event_at) AS last_event_at, max(last_rollup_at) AS last_rollup_at
-          FROM analytics.model_freshness WHERE org_id = %(org_id)s) AS rolled_up,
+          FROM analytics.model_freshness WHERE %(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid) AS rolled_up,
          (SELECT max(last_event_at) AS last_event_at, min(oldest_received_at) AS oldest_received_at
-          FROM analytics.pending_models(%(org_id)s)) AS pending
+          FROM analytics.pending_models(%(org_id)s::uuid)) AS pending
 ) AS lagged;
 
 -- name: entries_of_org

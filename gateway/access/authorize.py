@@ -32,6 +32,9 @@ INCIDENTS_EXPORT = "analytics:incidents:export"
 ADMIN = "admin"
 """Every organisation at once."""
 
+ALL_ORGS = "00000000-0000-0000-0000-000000000000"
+"""What an audit row and a log line name where an answer shows all organisations; no organisation has it."""
+
 _BLANKS = " \t"
 
 ACTOR_HEADERS = ("X-Actor-Subject", "X-Actor-Roles", "X-Actor-Orgs")

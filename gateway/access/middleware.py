@@ -15,6 +15,7 @@ from gateway.access.audit import is_audited, write_audit_row
 from gateway.access.authorize import (
     ACTOR_HEADERS,
     ADMIN,
+    ALL_ORGS,
     ANY_ACTOR,
     NOBODY,
     PUBLIC,
@@ -30,9 +31,6 @@ from gateway.http.problems import Fault, Problem
 
 REPEATED_HEADERS = "X-Analytics-Repeated"
 """The server's own header that names headers which arrived twice (gateway/http/worker.py)."""
-
-ALL_ORGS = "00000000-0000-0000-0000-000000000000"
-"""What an audit row and a log line name where an answer shows all organisations; no organisation has it."""
 
 
 def refuse_repeated(req: falcon.Request, *names: str) -> None:

@@ -35,9 +35,12 @@ def asked(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]:
     for name, values in filters.items():
         if values is not None:
             found[name] = values[0] if len(values) == 1 else list(values)
-    since = reading.plan.complete_since()
-    if since is not None:
-        found["completeSince"] = rfc3339_or_none(since)
+    for name, since in (
+        ("completeSince", reading.plan.complete_since()),
+        ("detailsCompleteSince", reading.plan.details_complete_since()),
+    ):
+        if since is not None:
+            found[name] = rfc3339_or_none(since)
     return found | dict(given)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,9 @@ from shared.usage_sums import EXACT, Row, merged, usage_rows
 
 MAX_POINTS = 200_000
 """Points of a series in one answer."""
+
+_MAX_GROUPS_IN_ONE_PASS = 50_000
+"""Groups of all buckets that PostgreSQL holds at once; where there are more, the largest are found first."""
 
 # PostgreSQL takes three times as long as numpy for percentiles that are not kept.
 _FEW_CHANGED = 100
@@ -39,18 +43,39 @@ class Reading:
         self.org_filter = cut.org_ids
         self._database = database
         self._open, kept = database.begin(opened, read_kept)
-        if cut.org_ids is None:
-            [(org_ids,)] = self._open.rows(_SQL["orgs"], {})
-            cut = replace(cut, org_ids=tuple(org_ids or ()))
+        groups = None
+        if cut.org_ids is None or (cut.top is not None and not cut.by_value):
+            cut, groups = self._with_orgs(cut)
         self.plan = plan_of(cut, kept, clock())
         self._refuse_dropped(self.plan)
-        self._winners = self._largest() if cut.top is not None else None
+        buckets = len(self.plan.bounds) - 1
+        self._in_one_pass = (
+            cut.top is not None and groups is not None and groups * buckets <= _MAX_GROUPS_IN_ONE_PASS
+        )
+
+    def _with_orgs(self, cut: Cut) -> tuple[Cut, int | None]:
+        """Name the organisations of a cut, and tell how many groups it has, None where its values tell."""
+        asked = None if cut.org_ids is None else list(cut.org_ids)
+        [(org_ids, models, pairs)] = self._open.rows(_SQL["known"], {"org_ids": asked})
+        if asked is None:
+            cut = replace(cut, org_ids=tuple(org_ids or ()))
+        if cut.by_value:
+            return cut, None
+        if cut.by_org:
+            return cut, pairs if cut.by_model else len(org_ids or ())
+        return cut, models
+
+    @cached_property
+    def _winners(self) -> list[Group] | None:
+        return self._largest() if self.plan.cut.top is not None else None
 
     def usage(self, plan: Plan | None = None) -> Iterator[Row]:
         """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many, and
         where raw events were dropped.
         """
         self._refuse_dropped(plan)
+        if plan is None and self._in_one_pass:
+            return self._usage_of_top()
         streams = [(read, self._open.stream(_SQL["usage"], read.parameters)) for read in self._parts(plan)]
         begun = [(read, next(rows, None), rows) for read, rows in streams]
         _refuse_larger(sum(first[4] for _, first, _ in begun if first is not None), self.plan.cut)
@@ -60,6 +85,14 @@ class Reading:
             if first is not None
         ]
         return merged(parts)
+
+    def _usage_of_top(self) -> Iterator[Row]:
+        rows = self._open.stream(_SQL["usage_of_top"], self.plan.at_once())
+        first = next(rows, None)
+        if first is not None:
+            _refuse_larger(first[4], self.plan.cut)
+            for bucket, other, org_id, model_id, _size, *sums in chain([first], rows):
+                yield (bucket, other, org_id, model_id, None, False, 1, sums)
 
     def plain_usage(self) -> Iterator[tuple[Any, ...]]:
         """Yield a row for each bucket of a plain cut."""

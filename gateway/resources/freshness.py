@@ -6,7 +6,7 @@ from typing import ClassVar, TypeVar
 import falcon
 import msgspec
 
-from gateway.access.authorize import USAGE_READ
+from gateway.access.authorize import ALL_ORGS, USAGE_READ
 from gateway.database import GatewayDatabase
 from gateway.http.answers import rfc3339_or_none, send
 from gateway.http.params import Params
@@ -72,7 +72,7 @@ class FreshnessReader:
         self._clock = clock
 
     def summary(self, org_id: str) -> Summary:
-        """Return an organisation's freshness in one. Raises DatabaseUnavailable."""
+        """Return the freshness of an organisation, or of ALL_ORGS, in one. Raises DatabaseUnavailable."""
         return self._cached("summary", org_id, Summary) or self._keep("summary", self._summed_up(org_id))
 
     def of_org(self, org_id: str) -> Freshness:
@@ -94,7 +94,8 @@ class FreshnessReader:
         return found
 
     def _summed_up(self, org_id: str) -> Summary:
-        [row] = self._database.rows(_SQL["summary_of_org"], {"org_id": org_id, "as_of": self._clock()})
+        asked = None if org_id == ALL_ORGS else org_id
+        [row] = self._database.rows(_SQL["summary"], {"org_id": asked, "as_of": self._clock()})
         return _summary(org_id, row)
 
     def _by_model(self, org_id: str) -> Freshness:
@@ -102,7 +103,7 @@ class FreshnessReader:
         parameters = {"org_id": org_id, "as_of": now, "max_entries": MAX_ENTRIES + 1}
 
         def read(cur: Cursor) -> tuple[list[Row], list[Row]]:
-            statements = _SQL["summary_of_org"], _SQL["entries_of_org"]
+            statements = _SQL["summary"], _SQL["entries_of_org"]
             summed_up, rows = (fetch_rows(cur, statement, parameters) for statement in statements)
             return summed_up, rows
 

@@ -137,7 +137,8 @@ class _Reliability:
         reader = OutcomesReader(plan)
         for _ in reader.points(self._reading.reliability(plan)):
             pass
-        codes = None if plan.cut.dimension else _codes(self._reading.codes(plan), of_window=True)
+        by_dimension = self._reading.plan.cut.dimension
+        codes = None if by_dimension else _codes(self._reading.codes(plan), of_window=True)
         return figures(reader.totals, codes, self._percentile)
 
 

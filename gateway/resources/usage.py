@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import falcon
 import msgspec
 
-from gateway.access.authorize import ADMIN, USAGE_READ
+from gateway.access.authorize import ADMIN, ALL_ORGS, USAGE_READ
 from gateway.cuts.answers import asked, head, window_of
 from gateway.cuts.parse import CutParams
 from gateway.cuts.reading import Reading
@@ -37,10 +37,10 @@ class UsageResource:
         """Answer with series, totals and freshness."""
         cut = CutParams(req.query_string, platform=org_id is None).cut(org_id, minutes=False)
         # Before the sums: they may then show more than this promises, never less.
-        freshness = {} if org_id is None else {"freshness": self._freshness.summary(org_id).shown()}
+        freshness = self._freshness.summary(ALL_ORGS if org_id is None else org_id)
         with ExitStack() as opened:
             reading = Reading(cut, org_id, self._database, self._clock, opened)
-            usage = _Usage(reading, freshness)
+            usage = _Usage(reading, {"freshness": freshness.shown()})
 
             def admit() -> None:
                 if reading.plan.is_plain and not wants_csv(req):

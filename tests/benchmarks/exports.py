@@ -21,7 +21,7 @@ from shared.buckets import rfc3339
 from shared.s3 import ObjectStore
 from shared.settings import ObjectStoreSettings, load
 from shared.statements import load_statements
-from tests.benchmarks.place import Place, peak_memory_mb
+from tests.benchmarks.place import Place, memory_mb, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
 
 MODELS = 1_345
@@ -56,7 +56,7 @@ def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
             cur.execute("VACUUM ANALYZE analytics.hourly_rollups")
         [worker] = place.fleet.start_ready("export_worker", EXPORT_WORKER_CONCURRENCY="1")
         time.sleep(3)
-        idle_mb = _resident_mb(worker.popen.pid)
+        idle_mb = memory_mb(worker.popen.pid, "VmRSS")
         ours, psql, summed = [], [], []
         for _ in range(ROUNDS):
             psql.append(_copy_with_psql(place))
@@ -148,13 +148,6 @@ def _copy_with_psql(place: Place) -> float:
         with path.open("rb") as copied:
             assert sum(1 for _ in copied) == HOURS * MODELS + 1
     return seconds
-
-
-def _resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024 / 1e6
 
 
 def _remove_objects(stack: LocalStack, place: Place) -> None:

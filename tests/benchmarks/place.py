@@ -126,7 +126,12 @@ class Place:
 
 def peak_memory_mb(process: Process) -> float:
     """Return the most memory a process ever had resident, in MB (Linux)."""
-    status = Path(f"/proc/{process.popen.pid}/status").read_text(encoding="utf-8")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return memory_mb(process.popen.pid, "VmHWM")
+
+
+def memory_mb(pid: int, what: str) -> float:
+    """Return a figure of a process's memory in MB (Linux). what: VmRSS, or VmHWM for the most it ever had."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    found = re.search(rf"{what}:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) * 1024 / 1e6

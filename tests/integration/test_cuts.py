@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
 from deploy.local.traffic import Router, org
+from gateway.cuts import reading
 from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.rollups import Rollups
 from shared.metrics import RollupMetrics
@@ -211,6 +212,53 @@ def test_all_organisations_are_for_admin_alone_and_each_answer_is_one_audit_row(
     assert read(chosen)["orgId"] == [org(1), org(2)]
     assert_problem(gateway.call("GET", f"{PREFIX}/{what}", ADMIN, query="start=x"), 400)
     assert audit_rows(owner) == 2
+
+
+def test_an_answer_about_all_organisations_tells_the_worst_freshness_of_them(
+    gateway: Gateway, environ: dict[str, str], owner: connection
+) -> None:
+    found = gateway.get("/usage", ADMIN, **WINDOW)["freshness"]
+    assert (found["status"], found["lagSeconds"]) == ("fresh", 0)
+    waiting = Router(seed=4, start=START, end=START + timedelta(days=7)).events(1)
+    insert_batch(owner, waiting, received_at=datetime.now(UTC) - timedelta(hours=2))
+    found = Gateway(environ, FRESHNESS_CACHE_TTL="1ms").get("/usage", ADMIN, **WINDOW, orgId=org(0))[
+        "freshness"
+    ]
+    assert found["status"] == "delayed"
+    assert found["lagSeconds"] >= 7200
+
+
+def test_what_an_earlier_release_rolled_up_says_which_sums_it_lacks(
+    gateway: Gateway, owner: connection
+) -> None:
+    since = START + timedelta(days=3)
+    for what in ("usage", "reliability"):
+        assert "detailsCompleteSince" not in ask(gateway, what)
+    with owner.cursor() as cur:
+        cur.execute("UPDATE analytics.rollup_dimensions SET complete_since = %s WHERE name = ''", (since,))
+    later = {"start": "2026-11-13T00:00:00Z", "end": "2026-11-14T00:00:00Z"}
+    for what in ("usage", "reliability"):
+        assert ask(gateway, what)["detailsCompleteSince"] == "2026-11-12T00:00:00Z"
+        assert "detailsCompleteSince" not in gateway.get(f"{ORG}/{what}", OWNER, **later)
+        before = gateway.get(f"{ORG}/{what}", OWNER, **later, compare="previous")
+        assert "detailsCompleteSince" not in before
+        longer = gateway.get(f"{ORG}/{what}", OWNER, **{**later, "end": WINDOW["end"]}, compare="previous")
+        assert "detailsCompleteSince" in longer
+
+
+@pytest.mark.parametrize("order_by", ["costEstimateCents", "invocations", "errors", "inputTokens"])
+def test_the_largest_are_the_same_whether_one_pass_finds_them_or_two(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, order_by: str
+) -> None:
+    questions = [
+        {"groupBy": group, "top": "2", "orderBy": order_by, "granularity": granularity, "timeZone": zone}
+        for group in ("org", "model", "org,model")
+        for granularity, zone in (("day", "UTC"), ("week", "America/New_York"))
+    ]
+    at_once = [gateway.get("/usage", ADMIN, **WINDOW, **question) for question in questions]
+    monkeypatch.setattr(reading, "_MAX_GROUPS_IN_ONE_PASS", 0)
+    assert [gateway.get("/usage", ADMIN, **WINDOW, **question) for question in questions] == at_once
+    assert any(point.get("other") for point in at_once[0]["series"])
 
 
 def ask(gateway: Gateway, path: str, **parameters: str) -> Any:
