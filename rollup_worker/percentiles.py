@@ -57,31 +57,32 @@ class Percentiles:
             cur.execute(_SQL["over_since"])
             [(until,)] = cur.fetchall()
         today = bucket_start(until, "day")
-        for window in (
-            (60, until - _LATEST_HOURS * _HOUR, until),
-            (1440, today - _LATEST_DAYS * _DAY, today),
-        ):
-            self._keep(window, tables, stop)
-        self._go_on(until, tables, stop)
+        hours, days = until - _LATEST_HOURS * _HOUR, today - _LATEST_DAYS * _DAY
+        rows = self._keep((60, hours, until), tables, stop) + self._keep((1440, days, today), tables, stop)
+        rows += self._go_on(until, tables, stop)
+        if rows:
+            _log.info("percentiles kept", rows=rows)
 
-    def _go_on(self, until: datetime, tables: dict[int, str], stop: Stop) -> None:
-        """Go on with the walk, or begin one where it is time, for some seconds."""
+    def _go_on(self, until: datetime, tables: dict[int, str], stop: Stop) -> int:
+        """Go on with the walk, or begin one where it is time, for some seconds; return how many were kept."""
+        rows = 0
         deadline = time.monotonic() + self._walk_seconds
         if self._walk is None:
             if time.monotonic() < self._next_walk:
-                return
+                return 0
             with self._database.query() as cur:
                 cur.execute(_SQL["oldest_day"])
                 [(oldest,)] = cur.fetchall()
             self._walk = _windows(until if oldest is None else oldest, until)
         for window in self._walk:
-            self._keep(window, tables, stop)
+            rows += self._keep(window, tables, stop)
             if stop or time.monotonic() > deadline:
-                return
+                return rows
         self._walk, self._next_walk = None, time.monotonic() + _WALK_EVERY_SECONDS
+        return rows
 
-    def _keep(self, window: Window, tables: dict[int, str], stop: Stop) -> None:
-        """Keep those of a window's buckets, in steps, unless another worker is at it."""
+    def _keep(self, window: Window, tables: dict[int, str], stop: Stop) -> int:
+        """Keep those of a window's buckets, in steps, unless another worker is at it; return how many."""
         grain, low, high = window
         statement = with_tables(_SQL["keep"], table=tables[grain])
         rows, step = 0, _MAX_ROWS
@@ -90,13 +91,12 @@ class Percentiles:
             with self._database.transaction() as cur:
                 cur.execute(_SQL["try_lock"])
                 if cur.fetchone() != (True,):
-                    return
+                    break
                 cur.execute(statement, {"low": low, "high": high, "max_rows": _MAX_ROWS})
                 step = cur.rowcount
             rows += step
             stop.wait(self._pause_factor * (time.monotonic() - began))
-        if rows:
-            _log.info("percentiles kept", grain=grain, low=low.isoformat(), rows=rows)
+        return rows
 
 
 def _windows(oldest: datetime, until: datetime) -> Iterator[Window]:

@@ -1,8 +1,8 @@
 """Cuts: what questions by any dimension and zone cost over HTTP, each beside its goal or a peer.
 
-First one question after the other: reliability beside usage of the same rows, groups beside the seconds that a
-person waits, local days beside UTC days. Then a mix of them by many clients at once; the part of it that the
-release before can answer is asked of its gateway as well, on the same data.
+First one question after the other: reliability beside usage of the same rows, groups beside the seconds that
+a person waits, local days beside UTC days. Then a mix of them by many clients at once; the part of it that
+the release before can answer is asked of its gateway as well, on the same data.
 """
 
 import statistics
@@ -151,9 +151,7 @@ def _single(gateway: Process, say: Say) -> list[BenchRow]:
     )
     by_client, top = medians(gateway, [BY_CLIENT, TOP_ACTORS], REQUESTS)
     [platform] = medians(gateway, [ALL_ORGS], 10)
-    say(
-        f"questions: reliability {reliability:.0f} ms, usage {usage:.0f} ms, all organisations {platform:.0f} ms"
-    )
+    say(f"questions: reliability {reliability:.0f} ms beside usage {usage:.0f} ms")
     week = "reliability, 7 days by hour, p50"
     return [
         BenchRow(week, "ms", reliability, "goal", 60, 1, "most", "20 models, 200 bins"),
@@ -189,8 +187,8 @@ def _workers(gateway: Process) -> list[int]:
 
 def _together(place: Place, gateway: Process, say: Say) -> list[BenchRow]:
     """Let many clients ask at once; of the release before those questions that it knows."""
-    many, slow = load_of(gateway, MIX)
-    note = f"{many:.0f} requests/s"
+    many, slow, refused = load_of(gateway, MIX)
+    note = f"{many:.0f} answers/s, {refused} refused"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         before = release_before(place, Path(folder))
@@ -200,15 +198,17 @@ def _together(place: Place, gateway: Process, say: Say) -> list[BenchRow]:
             turns = [load_of(each, KNOWN_BEFORE) for _ in range(2) for each in (gateway, before)]
             ours, theirs = turns[::2], turns[1::2]
             name = f"{CLIENTS} clients, questions of 0.1.0"
-            for what, at, unit, limit_is in (
-                (", rate", 0, "requests/s", "least"),
-                (", p99", 1, "ms", "most"),
-            ):
-                figures = [statistics.mean(each[at] for each in side) for side in (ours, theirs)]
-                rows.append(BenchRow(name + what, unit, figures[0], "0.1.0", figures[1], 1, limit_is))
+            (rate, p99, no), (their_rate, their_p99, their_no) = map(_means, (ours, theirs))
+            said = f"{no:.0f} refused, {their_no:.0f} by 0.1.0"
+            rows = [
+                BenchRow(f"{name}, rate", "answers/s", rate, "0.1.0", their_rate, 1, "least", said),
+                BenchRow(f"{name}, p99", "ms", p99, "0.1.0", their_p99, 1, "most"),
+            ]
             before.kill()
     say(f"questions: {CLIENTS} clients get {note}, p99 {slow:.0f} ms")
-    return [
-        *rows,
-        BenchRow(f"{CLIENTS} clients, all questions, p99", "ms", slow, "goal", 5000, 1, "most", note),
-    ]
+    name = f"{CLIENTS} clients, all questions, p99"
+    return [*rows, BenchRow(name, "ms", slow, "goal", 5000, 1, "most", note)]
+
+
+def _means(turns: list[tuple[float, float, int]]) -> list[float]:
+    return [statistics.mean(each) for each in zip(*turns, strict=True)]
