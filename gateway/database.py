@@ -147,12 +147,14 @@ class Open:
         self._database.limit(self._left())
         return rows
 
-    def stream(self, statement: str, parameters: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a read that may have many."""
+    def stream(
+        self, statement: str, parameters: Mapping[str, object], *, rows_at_once: int = _ROWS_AT_ONCE
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a read that may have many. rows_at_once: fewer where each is large."""
         return self._database.stream(
             statement,
             parameters,
-            rows_at_once=_ROWS_AT_ONCE,
+            rows_at_once=rows_at_once,
             time_limit_seconds=lambda: _LIMIT_SECONDS,
             pause_seconds=self._left,
         )

@@ -22,6 +22,7 @@ _LATEST_HOURS = 3
 _LATEST_DAYS = 2
 _WALK_EVERY_SECONDS = 24 * 3600.0
 _WALK_SECONDS = 30.0
+"""Of the walk at a time, so that what else the thread does comes in between."""
 _PAUSE_FACTOR = 2
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
@@ -34,18 +35,10 @@ Window = tuple[int, datetime, datetime]
 
 
 class Percentiles:
-    """For one thread.
+    """For one thread."""
 
-    pause_factor: how much longer than a step the pause after it is. walk_seconds: how long the walk goes on
-    at a time, so that what else the thread does comes in between.
-    """
-
-    def __init__(
-        self, database: Database, *, pause_factor: float = _PAUSE_FACTOR, walk_seconds: float = _WALK_SECONDS
-    ) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._pause_factor = pause_factor
-        self._walk_seconds = walk_seconds
         self._walk: Iterator[Window] | None = None
         self._next_walk = time.monotonic()
 
@@ -66,7 +59,7 @@ class Percentiles:
     def _go_on(self, until: datetime, tables: dict[int, str], stop: Stop) -> int:
         """Go on with the walk, or begin one where it is time, for some seconds; return how many were kept."""
         rows = 0
-        deadline = time.monotonic() + self._walk_seconds
+        deadline = time.monotonic() + _WALK_SECONDS
         if self._walk is None:
             if time.monotonic() < self._next_walk:
                 return 0
@@ -95,7 +88,7 @@ class Percentiles:
                 cur.execute(statement, {"low": low, "high": high, "max_rows": _MAX_ROWS})
                 step = cur.rowcount
             rows += step
-            stop.wait(self._pause_factor * (time.monotonic() - began))
+            stop.wait(_PAUSE_FACTOR * (time.monotonic() - began))
         return rows
 
 

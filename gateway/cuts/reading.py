@@ -22,6 +22,9 @@ from shared.usage_sums import EXACT, Row, merged, usage_rows
 MAX_POINTS = 200_000
 """Points of a series in one answer."""
 
+BUCKETS_AT_ONCE = 50
+"""Texts of all points of a bucket that are held at once; each may have hundreds of points."""
+
 _MAX_GROUPS_IN_ONE_PASS = 50_000
 """Groups of all buckets that PostgreSQL holds at once; where there are more, the largest are found first."""
 
@@ -96,7 +99,7 @@ class Reading:
 
     def plain_usage(self) -> Iterator[tuple[Any, ...]]:
         """Yield a row for each bucket of a plain cut."""
-        return self._open.stream(_SQL["plain_usage"], self.plan.plain())
+        return self._open.stream(_SQL["plain_usage"], self.plan.plain(), rows_at_once=BUCKETS_AT_ONCE)
 
     def plain_reliability(self, percentile_at: int | None) -> Iterator[str] | None:
         """Return each bucket's points of a plain cut, None where too few percentiles are kept for that.
@@ -110,7 +113,8 @@ class Reading:
         if changed > max(_FEW_CHANGED, points // _FEW_CHANGED_SHARE):
             return None
         place = None if percentile_at is None else percentile_at + 1
-        rows = self._open.stream(_SQL["plain_reliability"], {**self.plan.plain(), "percentile_at": place})
+        parameters = self.plan.plain() | {"percentile_at": place}
+        rows = self._open.stream(_SQL["plain_reliability"], parameters, rows_at_once=BUCKETS_AT_ONCE)
         return (text for (text,) in rows)
 
     def reliability(self, plan: Plan | None = None) -> Iterator[Row]:

@@ -3,7 +3,7 @@
 Numbers are the same digits in both.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from gateway.cuts.histograms import NAMES
@@ -16,7 +16,8 @@ from shared.usage_sums import SUMS, UsagePoint, texts
 
 Codes = list[dict[str, object]]
 
-_CHUNK_POINTS = 500
+_CHUNK_CHARACTERS = 200_000
+_CHUNK_LINES = 500
 _ALWAYS = ("p50", "p95", "p99")
 _ALWAYS_AT = tuple(NAMES.index(name) for name in _ALWAYS)
 _STATUSES = ("error", "timeout", "throttled")
@@ -145,7 +146,7 @@ def json_answer(
     """Yield an answer: its head, the series, and the tail, which is asked for when the series has ended."""
     yield encode(head)[:-1] + b',"series":['
     separator = ""
-    for chunk in _chunks(points):
+    for chunk in _chunks(points, len, _CHUNK_CHARACTERS):
         yield (separator + ",".join(chunk)).encode()
         separator = ","
     yield b"]," + encode(next(tail))[1:]
@@ -155,19 +156,22 @@ def csv_answer(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterat
     """Yield CSV with a header line."""
     csv = CsvLines()
     csv.add(columns)
-    for chunk in _chunks(lines):
+    for chunk in _chunks(lines, lambda _: 1, _CHUNK_LINES):
         for cells in chunk:
             csv.add(cells)
         yield csv.take()
     yield csv.take()  # the header, where there is no line
 
 
-def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+def _chunks(items: Iterable[Any], size: Callable[[Any], int], max_size: int) -> Iterator[list[Any]]:
+    """Yield the items in lists, each of which ends with the item that fills it."""
     chunk: list[Any] = []
+    filled = 0
     for item in items:
         chunk.append(item)
-        if len(chunk) == _CHUNK_POINTS:
+        filled += size(item)
+        if filled >= max_size:
             yield chunk
-            chunk = []
+            chunk, filled = [], 0
     if chunk:
         yield chunk

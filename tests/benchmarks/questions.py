@@ -11,12 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from deploy.local.stack import LocalStack, Say
+from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import org
-from rollup_worker.percentiles import Percentiles
 from shared.buckets import bucket_start, rfc3339
-from shared.postgres import Database
-from shared.process import Stop
 from shared.zones import zone
 from tests.benchmarks.crowd import CLIENTS, RELEASE_BEFORE, Client, Question, load_of, medians, release_before
 from tests.benchmarks.place import Place, memory_mb
@@ -52,6 +49,11 @@ _LOAD_ACTORS = """
            'actor-' || (n::bigint * 7919) %% 100000, 4, 0, 0, 0, 0, 4000, 2000, 0, 0, 0,
            0.0000150000 * (1000 + n %% 7770), 2000, 4000, '{12,80}', '{2,2}', '{}', '{}'
     FROM generate_series(0, 299999) AS n ORDER BY 2, 3, 4"""
+_KEEP_PERCENTILES = """
+    UPDATE analytics.{table} SET percentiles_of = invocations,
+        percentiles = analytics.percentiles_ms(latency_bins, latency_counts)
+                      || analytics.percentiles_ms(first_token_bins, first_token_counts)
+    WHERE org_id = ANY (%s::uuid[])"""
 _LOAD_CODES = """
     INSERT INTO analytics.rollups_error_code_{part} (org_id, bucket_start, model_id, value, invocations)
     SELECT org_id, bucket_start, model_id, code, 10
@@ -84,18 +86,18 @@ KNOWN_BEFORE = [Question(_SMALL, "usage", _days(7, "day")), USAGE, RELIABILITY, 
 MIX = [*KNOWN_BEFORE, BY_CLIENT, TOP_ACTORS, NEW_YORK, Question(_SMALL, "reliability", _days(30, "day"))]
 
 
-def run(stack: LocalStack, say: Say) -> list[BenchRow]:
+def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     """Measure medians of single requests, then both releases under load."""
     with Place(stack, "questions") as place:
-        _load(place, say)
+        _load(place, write_line)
         [gateway] = place.fleet.start_ready("gateway")
-        rows = _single(gateway, say)
+        rows = _single(gateway, write_line)
         rows += _quarter(gateway)
-        rows += _together(place, gateway, say)
+        rows += _together(place, gateway, write_line)
     return rows
 
 
-def _load(place: Place, say: Say) -> None:
+def _load(place: Place, write_line: WriteLine) -> None:
     with place.owner.cursor() as cur:
         cur.execute("SELECT analytics.add_rollup_dimension(name, name = 'client', NULL)"
                     " FROM unnest('{client,actor}'::text[]) AS name")  # fmt: skip
@@ -122,7 +124,7 @@ def _load(place: Place, say: Say) -> None:
     for org_id, days, models in ((_SMALL, 32, 20), (_LARGE, 92, 50)):
         load(org_id, "hourly_rollups", days, models=models, bins=200)
         load(org_id, "daily_rollups", days, models=models, bins=200)
-    say("questions: loaded two organisations by the hour")
+    write_line("questions: loaded two organisations by the hour")
     load(_CLIENTS, "rollups_client_days", 30, models=20, bins=4, clients=50)
     load(_CLIENTS, "daily_rollups", 30, models=20, bins=4)
     load(_ACTORS, "daily_rollups", 30, models=3, bins=4)
@@ -137,21 +139,20 @@ def _load(place: Place, say: Say) -> None:
             " now() FROM analytics.daily_rollups",
             (_TODAY + timedelta(days=1),),
         )
-    worker = Database(place.database_url, application_name="percentiles")
-    Percentiles(worker, pause_factor=0, walk_seconds=3600).keep(Stop())
-    worker.close()
     with place.owner.cursor() as cur:
+        for table in ("hourly_rollups", "daily_rollups"):  # as the rollup worker does in time
+            cur.execute(_KEEP_PERCENTILES.format(table=table), ([_SMALL, _LARGE],))
         cur.execute("VACUUM ANALYZE")
-    say("questions: loaded clients, actors and all organisations, and kept percentiles")
+    write_line("questions: loaded clients, actors and all organisations, and kept percentiles")
 
 
-def _single(gateway: Process, say: Say) -> list[BenchRow]:
+def _single(gateway: Process, write_line: WriteLine) -> list[BenchRow]:
     usage, reliability, utc, new_york, kolkata = medians(
         gateway, [USAGE, RELIABILITY, UTC_DAYS, NEW_YORK, KOLKATA], REQUESTS
     )
     by_client, top = medians(gateway, [BY_CLIENT, TOP_ACTORS], REQUESTS)
     [platform] = medians(gateway, [ALL_ORGS], 10)
-    say(f"questions: reliability {reliability:.0f} ms beside usage {usage:.0f} ms")
+    write_line(f"questions: reliability {reliability:.0f} ms beside usage {usage:.0f} ms")
     week = "reliability, 7 days by hour, p50"
     return [
         BenchRow(week, "ms", reliability, "goal", 60, 1, "most", "20 models, 200 bins"),
@@ -185,7 +186,7 @@ def _workers(gateway: Process) -> list[int]:
     return [int(child) for child in found]
 
 
-def _together(place: Place, gateway: Process, say: Say) -> list[BenchRow]:
+def _together(place: Place, gateway: Process, write_line: WriteLine) -> list[BenchRow]:
     """Let many clients ask at once; of the release before those questions that it knows."""
     many, slow, refused = load_of(gateway, MIX)
     note = f"{many:.0f} answers/s, {refused} refused"
@@ -205,7 +206,7 @@ def _together(place: Place, gateway: Process, say: Say) -> list[BenchRow]:
                 BenchRow(f"{name}, p99", "ms", p99, "0.1.0", their_p99, 1, "most"),
             ]
             before.kill()
-    say(f"questions: {CLIENTS} clients get {note}, p99 {slow:.0f} ms")
+    write_line(f"questions: {CLIENTS} clients get {note}, p99 {slow:.0f} ms")
     name = f"{CLIENTS} clients, all questions, p99"
     return [*rows, BenchRow(name, "ms", slow, "goal", 5000, 1, "most", note)]
 

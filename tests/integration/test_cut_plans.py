@@ -10,7 +10,8 @@ from psycopg2.extensions import connection
 
 from deploy.local.traffic import org
 from shared.cut import Cut
-from shared.cut_plan import Kept, Plan, read_kept
+from shared.cut_plan import Plan
+from shared.kept import Kept, read_kept
 from shared.statements import load_statements
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)

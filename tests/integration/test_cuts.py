@@ -235,16 +235,16 @@ def test_what_an_earlier_release_rolled_up_says_which_sums_it_lacks(
 ) -> None:
     since = START + timedelta(days=3)
     for what in ("usage", "reliability"):
-        assert "detailsCompleteSince" not in ask(gateway, what)
+        assert "detailsCompleteSince" not in gateway.get(f"{ORG}/{what}", ADMIN, **WINDOW)
     with owner.cursor() as cur:
         cur.execute("UPDATE analytics.rollup_dimensions SET complete_since = %s WHERE name = ''", (since,))
     later = {"start": "2026-11-13T00:00:00Z", "end": "2026-11-14T00:00:00Z"}
     for what in ("usage", "reliability"):
-        assert ask(gateway, what)["detailsCompleteSince"] == "2026-11-12T00:00:00Z"
-        assert "detailsCompleteSince" not in gateway.get(f"{ORG}/{what}", OWNER, **later)
-        before = gateway.get(f"{ORG}/{what}", OWNER, **later, compare="previous")
+        assert gateway.get(f"{ORG}/{what}", ADMIN, **WINDOW)["detailsCompleteSince"] == "2026-11-12T00:00:00Z"
+        assert "detailsCompleteSince" not in gateway.get(f"{ORG}/{what}", ADMIN, **later)
+        before = gateway.get(f"{ORG}/{what}", ADMIN, **later, compare="previous")
         assert "detailsCompleteSince" not in before
-        longer = gateway.get(f"{ORG}/{what}", OWNER, **{**later, "end": WINDOW["end"]}, compare="previous")
+        longer = gateway.get(f"{ORG}/{what}", ADMIN, **{**later, "end": WINDOW["end"]}, compare="previous")
         assert "detailsCompleteSince" in longer
 
 

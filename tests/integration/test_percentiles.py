@@ -11,18 +11,18 @@ from psycopg2.extensions import connection
 from deploy.local.traffic import Event, Router, org
 from rollup_worker.percentiles import Percentiles
 from rollup_worker.rollups import Rollups
-from shared.buckets import bucket_start
+from shared.buckets import bucket_start, rfc3339
 from shared.metrics import RollupMetrics
 from shared.postgres import Database
 from shared.process import Stop
-from tests.support.gateway_app import ADMIN, Gateway, zulu
+from tests.support.gateway_app import ADMIN, Gateway
 from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
 
 NOW = datetime.now(UTC)
 TODAY = bucket_start(NOW, "day")
 START = TODAY - timedelta(days=3)
-WINDOW = {"start": zulu(START), "end": zulu(TODAY + timedelta(days=1))}
+WINDOW = {"start": rfc3339(START), "end": rfc3339(TODAY + timedelta(days=1))}
 PATH = f"/orgs/{org(0)}/reliability"
 UNKEPT = "percentiles_of IS DISTINCT FROM invocations"
 
@@ -96,7 +96,7 @@ def test_answers_are_the_same_whether_percentiles_are_kept_or_computed(
 
 
 def test_percentiles_of_a_bucket_that_is_not_over_are_not_kept(owner: connection, worker: Database) -> None:
-    events = [event | {"occurredAt": zulu(NOW)} for event in traffic(20)]
+    events = [event | {"occurredAt": rfc3339(NOW)} for event in traffic(20)]
     store(owner, worker, events)
     Percentiles(worker).keep(Stop())
     for table in ("hourly_rollups", "daily_rollups"):
@@ -114,7 +114,7 @@ def test_late_events_count_at_once_and_their_buckets_are_kept_again(
     late = [
         event | {"eventId": f"{event['eventId'][:-4]}beef", "latencyMs": 2_000_000}
         for event in events
-        if event["occurredAt"] < zulu(TODAY - timedelta(days=1))
+        if event["occurredAt"] < rfc3339(TODAY - timedelta(days=1))
     ][:40]
     store(owner, worker, late)
     after = gateway.get(PATH, ADMIN, **WINDOW)
