@@ -54,7 +54,8 @@ class Gateway:
 
     def __init__(self, environ: Mapping[str, str], *, clock: Clock = utc_now, **settings: str) -> None:
         values = {**environ, "DATABASE_URL": environ["GATEWAY_DATABASE_URL"], **settings}
-        self._client = testing.TestClient(create_app(load(GatewaySettings, values), clock))
+        self.app = create_app(load(GatewaySettings, values), clock)
+        self._client = testing.TestClient(self.app)
 
     @classmethod
     def without_servers(cls, clock: Clock = utc_now) -> Self:
