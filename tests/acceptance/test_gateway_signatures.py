@@ -64,3 +64,4 @@ def test_only_what_the_proxy_signed_is_answered(fleet: Fleet) -> None:
     assert '"ACTOR_SIGNATURE_KEYS": "old:***,new:***"' in output
     assert '"decision": "signature-mismatch"' in output
     assert not [secret for secret in secrets.values() if secret in output]
+    assert not [text for text in ("start=2026", "costEstimateCents") if text in output], "query, body"

@@ -1,5 +1,6 @@
 """Who is answered, and what the audit log holds of it."""
 
+import psycopg2
 import pytest
 from psycopg2.extensions import connection
 
@@ -14,6 +15,7 @@ from tests.support.gateway_app import (
     assert_problem,
     read,
 )
+from tests.support.seed import connect
 
 MINE = f"{PREFIX}/orgs/{org(0)}/usage"
 THEIRS = f"{PREFIX}/orgs/{org(1)}/usage"
@@ -163,3 +165,24 @@ def test_a_method_added_without_a_role_keeps_the_application_from_starting(
     monkeypatch.setattr(UsageResource, "on_delete", UsageResource.on_get, raising=False)
     with pytest.raises(TypeError, match="DELETE"):
         Gateway(environ)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT audit_id FROM analytics.audit_log",
+        "UPDATE analytics.audit_log SET actor_subject = 'somebody else'",
+        "DELETE FROM analytics.audit_log",
+        "TRUNCATE analytics.audit_log",
+        "INSERT INTO analytics.usage_events DEFAULT VALUES",
+        "DELETE FROM analytics.usage_events",
+        "UPDATE analytics.rollups SET invocations = 0",
+    ],
+)
+def test_the_gateway_s_login_can_neither_read_nor_change_the_audit_log_nor_change_the_numbers(
+    environ: dict[str, str], statement: str
+) -> None:
+    gateway = connect(environ["GATEWAY_DATABASE_URL"])
+    with gateway.cursor() as cur, pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        cur.execute(statement)
+    gateway.close()
