@@ -6,6 +6,7 @@ docs/signatures.md has the form, the rules for proxies, a helper for them and a 
 import hashlib
 import hmac
 import io
+import math
 import re
 from collections.abc import Sequence
 
@@ -100,7 +101,7 @@ class Signatures:
         if abs(late_seconds) > TOLERANCE_SECONDS:
             side = "behind" if late_seconds > 0 else "ahead of"
             detail = (
-                f"X-Actor-Time is {abs(late_seconds):.0f} s {side} the gateway's clock;"
+                f"X-Actor-Time is {math.ceil(abs(late_seconds))} s {side} the gateway's clock;"
                 f" at most {TOLERANCE_SECONDS} s are allowed."
             )
             raise self._refusal(req, "wrong-time", detail)

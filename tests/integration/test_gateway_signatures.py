@@ -154,7 +154,9 @@ def test_more_than_a_minute_is_refused_and_the_difference_told(signed: Gateway, 
 def test_a_part_of_a_second_beyond_the_minute_is_beyond_it(environ: dict[str, str]) -> None:
     gateway = Gateway(environ, clock=lambda: NOW + timedelta(microseconds=1), ACTOR_SIGNATURE_KEYS=KEYS)
     headers = proof("GET", USAGE, OWNER, query=WINDOW, at=AT - 60)
-    refused(gateway.call("GET", USAGE, headers, query=WINDOW), "wrong-time")
+    answer = gateway.call("GET", USAGE, headers, query=WINDOW)
+    refused(answer, "wrong-time")
+    assert "61 s behind" in read(answer)["detail"]
 
 
 def test_a_body_is_read_as_it_was_signed_and_no_other_does_anything(
