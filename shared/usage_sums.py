@@ -1,5 +1,6 @@
 """Usage of a cut: its rows, its points in order, exactly, and their totals."""
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Context, Decimal
 from heapq import merge
@@ -60,11 +61,13 @@ def numbers(texts: Sequence[str]) -> Sums:
 
 def add(sums: Sums, more: Sums, sign: int = 1) -> None:
     """Add sums to others in place, or take them away (sign -1)."""
-    cost = EXACT.add(sums[COST], more[COST]) if sign > 0 else EXACT.subtract(sums[COST], more[COST])
-    for at, number in enumerate(more):
-        if at != COST:
-            sums[at] += sign * number
-    sums[COST] = cost
+    if sign > 0:
+        cost = EXACT.add(sums[COST], more[COST])
+        sums[:] = map(operator.add, sums, more)
+    else:
+        cost = EXACT.subtract(sums[COST], more[COST])
+        sums[:] = map(operator.sub, sums, more)
+    sums[COST] = cost  # the operators round it
 
 
 def cents(cost: Decimal) -> str:

@@ -32,7 +32,7 @@ USAGE_COLUMNS = (
     "cache_write_input_tokens",
     "reasoning_tokens",
 )
-_SUM_NAMES = tuple(f'"{name}":' for name in SUMS)
+_SUMS = ",".join(f'"{name}":%s' for name in SUMS) + "}"
 
 
 def json_text(value: object) -> str:
@@ -83,8 +83,7 @@ class Keys:
 
 def usage_json(keys: Keys, point: UsagePoint) -> str:
     """Return a point of usage."""
-    figures = ",".join(f"{name}{text}" for name, text in zip(_SUM_NAMES, texts(point.sums), strict=True))
-    return f"{keys.json(point)}{figures}}}"
+    return keys.json(point) + _SUMS % tuple(texts(point.sums))
 
 
 def figures(outcomes: Outcomes, codes: Codes | None, percentile: str | None) -> dict[str, Any]:

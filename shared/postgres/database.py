@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
+from psycopg2 import sql
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
 from shared.postgres.connection import connect, translated
@@ -124,19 +125,22 @@ class Database:
         time_limit_seconds: asked each time how long the server may take. pause_seconds: the same of the
         caller after it. Raises psycopg2's errors, which transaction() translates.
         """
-        raw = self._connection()
         self._streams += 1
-        cur = raw.cursor(f"stream_{self._streams}")
-        self.limit(time_limit_seconds())
-        cur.execute(statement, parameters)
-        while True:
-            rows = cur.fetchmany(rows_at_once)
-            self.limit(pause_seconds())
-            yield from rows
-            if len(rows) < rows_at_once:
-                break
+        name = sql.Identifier(f"stream_{self._streams}")  # closed by the end of the transaction
+        fetch = sql.SQL("FETCH FORWARD {} FROM {}").format(sql.Literal(rows_at_once), name)
+        # One round trip where there are few rows. A statement ends with its semicolon.
+        begin = sql.SQL("DECLARE {} NO SCROLL CURSOR FOR {} {}").format(name, sql.SQL(statement), fetch)
+        with self._connection().cursor() as cur:
             self.limit(time_limit_seconds())
-        cur.close()  # one that is not read to its end is closed by the end of the transaction
+            cur.execute(begin, parameters)
+            while True:
+                rows = cur.fetchall()
+                self.limit(pause_seconds())
+                yield from rows
+                if len(rows) < rows_at_once:
+                    break
+                self.limit(time_limit_seconds())
+                cur.execute(fetch)
 
     def limit(self, seconds: float) -> None:
         """Let the transaction under way last so long from now, whatever it was given at its begin."""
