@@ -8,7 +8,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What `make lock` does with the pins there are: UPGRADE= keeps them and adds what is missing.
 UPGRADE ?= --upgrade
 
-.PHONY: help demo up down test test-unit coverage check bench lock clean system-packages monitoring-packages
+.PHONY: help demo up down test test-unit coverage check drills bench lock clean system-packages monitoring-packages
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: $(BIN)/.installed  ## format, lint, types, dependencies declared and with
 	@$(BIN)/deptry shared gateway ingestor rollup_worker export_worker
 	@$(BIN)/deptry deploy tests --ignore DEP002,DEP004
 	@$(BIN)/python .ci/audit.py
+
+drills: $(BIN)/.installed system-packages  ## faults of every kind while events flow; DRILL_MINUTES=10 of random plans
+	@$(BIN)/python -m tests.drills $(DRILL_ARGS)
 
 bench: $(BIN)/.installed system-packages  ## the benchmark table, also written to bench-results.txt
 	@$(BIN)/python -m tests.benchmarks

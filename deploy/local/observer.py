@@ -112,6 +112,10 @@ class Observer:
         """Return how many messages the dead-letter queue holds."""
         return self._depth(self._dead_letter_queue)
 
+    def queued(self) -> int:
+        """Return how many messages the queue of events holds, those in delivery left out."""
+        return self._depth(self._queue)
+
     def dead_letters(self) -> list[DeadLetter]:
         """Return the messages of the dead-letter queue and leave them there."""
         dead_letters: list[DeadLetter] = []

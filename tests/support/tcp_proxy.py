@@ -16,13 +16,16 @@ class TcpProxy:
 
     mode: "pass"; "blackhole" keeps connections open and swallows every byte in both directions;
     "refuse" closes new connections at once. delay_seconds holds back each piece from the server.
+    lose_reply_to: once a client sends this, what the server answers is lost and the connection is reset.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.mode: Mode = "pass"
         self.delay_seconds = 0.0
+        self.lose_reply_to: bytes | None = None
         self._target = (host, port)
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._losing: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._cut_after: int | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -113,6 +116,10 @@ class TcpProxy:
                 if reply and self._cut_after is not None and passed + len(piece) > self._cut_after:
                     self._cut_after = None
                     break
+                if reply and pair in self._losing:
+                    break
+                if not reply and self.lose_reply_to is not None and self.lose_reply_to in piece:
+                    self._losing.add(pair)
                 passed += len(piece)
                 sink.sendall(piece)
         for side in pair:
@@ -121,3 +128,4 @@ class TcpProxy:
             side.close()
         with self._lock:
             self._pairs.discard(pair)
+            self._losing.discard(pair)

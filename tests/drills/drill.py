@@ -1,0 +1,171 @@
+"""A drill: faults strike while events flow and people read; afterwards all has to be as it was published."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psycopg2
+import urllib3
+from pika.exceptions import AMQPError
+
+from deploy.local.traffic import org
+from shared.errors import AnalyticsError
+from tests.drills.checker import RECOVERY_SECONDS, Finding, Verdict, check
+from tests.drills.faults import FAULTS, Fault
+from tests.drills.found import Found
+from tests.drills.history import History
+from tests.drills.load import ORGS, Load
+from tests.drills.plan import Plan
+from tests.drills.readout import read_out, wait_for_exports
+from tests.drills.scene import Scene
+
+_POLL_SECONDS = 0.2
+_NOT_YET = (AssertionError, AnalyticsError, AMQPError, OSError, psycopg2.Error, urllib3.exceptions.HTTPError)
+"""What reading a drill's state raises while something is still away."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a fault or a plan: in words, what it broke, and the seconds until all was well again."""
+
+    name: str
+    happened: str
+    can_break: str
+    findings: list[Finding]
+    recovery_seconds: float
+
+
+class Drill:
+    """Runs faults on a scene under load."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        history: History,
+        write_line: Callable[[str], None],
+        *,
+        patience_seconds: float = RECOVERY_SECONDS,
+    ) -> None:
+        self.scene = scene
+        self.history = history
+        self.load = Load(scene, history)
+        self.verdict = Verdict()
+        self._found = Found()
+        self.struck: Counter[str] = Counter()
+        self._write_line = write_line
+        self._patience_seconds = patience_seconds
+        self._known: set[tuple[str, str]] = set()
+        self._locks = {fault.target: threading.Lock() for fault in FAULTS.values()}
+        self._ended: list[str] = []
+
+    def strike(self, fault: Fault, seconds: float) -> str:
+        """Let a fault strike and end; return what happened. One at a time for each target."""
+        with self._locks[fault.target]:
+            number = self.history.invoke("fault", fault.name, target=fault.target, seconds=seconds)
+            problem = ""
+            try:
+                fault.begin(self.scene)
+                time.sleep(seconds)
+            except _NOT_YET as error:  # another fault is in its way
+                problem = f"not begun: {type(error).__name__}"
+            try:
+                fault.end(self.scene)
+            except AssertionError as error:
+                self.history.end("fault", "fail", number, why=str(error))
+                return str(error)
+            self.history.end("fault", "ok", number, problem=problem)
+            self.struck[fault.name] += not problem
+            return problem or f"held {seconds:.1f} s"
+
+    def run_fault(self, fault: Fault, seconds: float) -> Outcome:
+        """Run one fault, wait for recovery, and judge."""
+        self.load.resume()
+        time.sleep(0.5)
+        happened = self.strike(fault, seconds)
+        return self._outcome(fault.name, happened, fault.can_break)
+
+    def run_plan(self, plan: Plan, name: str) -> Outcome:
+        """Run a plan, wait for recovery, and judge."""
+        self.load.resume()
+        began = time.monotonic()
+        threads = []
+        before = self.struck.total()
+        for step in plan.steps:
+            while time.monotonic() < began + step.at:
+                time.sleep(min(_POLL_SECONDS, max(0.0, began + step.at - time.monotonic())))
+                self._launch_ended()
+            self._write_line(f"    {step.at:6.1f} s  {step.fault} for {step.seconds:.1f} s")
+            thread = threading.Thread(target=self.strike, args=(FAULTS[step.fault], step.seconds))
+            thread.start()
+            threads.append(thread)
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_POLL_SECONDS)
+                self._launch_ended()
+        happened = f"{self.struck.total() - before} faults in {time.monotonic() - began:.0f} s"
+        return self._outcome(name, happened, "I1 to I9")
+
+    def settle(self, by: str) -> float:
+        """Wait until all is ready, counted, exported and right, and judge; return the seconds it took."""
+        began = time.monotonic()
+        self.load.pause()
+        why = "nothing was read"
+        while time.monotonic() < began + self._patience_seconds:
+            self._launch_ended()
+            try:
+                why = self._what_waits() or self._judge(began + self._patience_seconds)
+            except _NOT_YET as error:
+                why = f"{type(error).__name__}: {error}".strip()
+            if not why:
+                break
+            time.sleep(_POLL_SECONDS)
+        else:
+            with suppress(*_NOT_YET):  # what is wrong shall be named, however late
+                why = self._judge(time.monotonic() + 1) or why
+        seconds = time.monotonic() - began
+        number = self.history.invoke("recovery", by)
+        self.history.end("recovery", "fail" if why else "ok", number, seconds=round(seconds, 2), why=why)
+        if why:
+            self._write_line(f"    not recovered: {why}")
+        return seconds
+
+    def _outcome(self, name: str, happened: str, can_break: str) -> Outcome:
+        seconds = self.settle(name)
+        self.verdict.findings = check(self.history.records, self._found).findings
+        new = [each for each in self.verdict.findings if (each.invariant, each.kind) not in self._known]
+        self._known |= {(each.invariant, each.kind) for each in new}
+        if self._ended:
+            happened += f"; ended by themselves: {', '.join(self._ended)}"
+            self._ended = []
+        return Outcome(name, happened, can_break, new, seconds)
+
+    def _what_waits(self) -> str:
+        """Say what is not there yet; empty when nothing is."""
+        if unready := self.scene.unready():
+            return f"not ready: {', '.join(unready)}"
+        with self.scene.observer() as observer:
+            stored, queued = observer.ingestion()["inserted"], observer.queued()
+            [(pending,)] = observer.rows(
+                "SELECT count(*) FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL"
+            )
+        if stored < self.load.confirmed or queued or pending:
+            return f"stored {stored} of {self.load.confirmed}, queued {queued}, pending batches {pending}"
+        return ""
+
+    def _judge(self, deadline: float) -> str:
+        """Export all, read all and check it; say what is wrong."""
+        jobs = {org(number): self.load.exporter.export(org(number)) for number in range(ORGS)}
+        if None in jobs.values():
+            return "an export is refused"
+        wait_for_exports(self.scene, deadline - time.monotonic())
+        self._found = read_out(self.scene, {org_id: job for org_id, job in jobs.items() if job})
+        self.verdict = check(self.history.records, self._found)
+        return "; ".join(str(each) for each in self.verdict.findings)
+
+    def _launch_ended(self) -> None:
+        for slot, code in self.scene.launch_ended():
+            self._write_line(f"    {slot} ended by itself with {code}, started again")
+            self._ended.append(f"{slot} ({code})")

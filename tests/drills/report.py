@@ -1,0 +1,42 @@
+"""What a run of drills prints at its end."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tests.drills.checker import Verdict
+from tests.drills.drill import Outcome
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Write a line for each fault and plan."""
+    lines = [f"{'fault':30} {'what happened':34} {'can break':22} {'invariants':12} recovered"]
+    for outcome in outcomes:
+        broken = " ".join(sorted({each.invariant for each in outcome.findings}))
+        verdict = f"{broken} BROKE" if broken else "held"
+        lines.append(
+            f"{outcome.name:30} {outcome.happened:34} {outcome.can_break:22} {verdict:12}"
+            f" {outcome.recovery_seconds:5.1f} s"
+        )
+        lines += [f"    {each}" for each in outcome.findings]
+    return "\n".join(lines) + "\n"
+
+
+def totals(verdict: Verdict, struck: Counter[str], outcomes: Sequence[Outcome], seconds: float) -> str:
+    """Write what the whole run came to."""
+    slowest = max(outcomes, key=lambda outcome: outcome.recovery_seconds)
+    return f"""
+ran for               {seconds / 60:.1f} minutes
+faults                {struck.total():,} of {len(struck)} kinds
+events attempted      {verdict.attempted:,}, sent again {verdict.resent:,}
+acknowledged          {verdict.acknowledged:,}
+counted               {verdict.counted:,}, of them recovered {verdict.recovered:,}
+lost                  {verdict.count("lost"):,}
+duplicated            {verdict.count("duplicated"):,}
+unexpected            {verdict.count("unexpected"):,}
+dead letters          {verdict.dead_letters:,}, innocent {verdict.count("innocent-dead-letter"):,}
+answers               {verdict.answers:,}, refused {verdict.refused:,}, none {verdict.unanswered:,}
+exports               {verdict.exports:,}
+time to visible       median {verdict.median_visible:.2f} s, p95 {verdict.p95_visible:.2f} s, \
+worst {verdict.worst_visible:.1f} s
+slowest recovery      {slowest.recovery_seconds:.1f} s ({slowest.name})
+"""

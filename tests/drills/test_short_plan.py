@@ -1,0 +1,45 @@
+"""A short plan of faults under load, judged as `make drills` judges its long ones."""
+
+from pathlib import Path
+
+from deploy.local.stack import LocalStack, migrate
+from tests.drills.drill import Drill
+from tests.drills.history import History
+from tests.drills.plan import Plan, Step
+from tests.drills.scene import TEMPLATE, Scene
+
+PLAN = Plan(
+    seed=None,
+    seconds=10.0,
+    steps=(
+        Step(0.5, "ingestor.kill", 0.5),
+        Step(1.0, "postgresql.commit_reply_lost", 1.5),
+        Step(3.5, "rollup_worker.kill", 0.3),
+        Step(4.0, "rabbitmq.reset_peer", 0.1),
+        Step(4.5, "postgresql.kill_backends", 1.0),
+        Step(6.5, "export_worker.kill", 0.3),
+        Step(7.0, "s3.limit_data", 0.5),
+        Step(8.5, "gateway.kill", 0.3),
+        Step(9.0, "ingestor-2.term", 0.3),
+    ),
+)
+
+
+def test_a_short_plan_of_faults_breaks_no_promise(own_stack: LocalStack, tmp_path: Path) -> None:
+    migrate(own_stack.create_database(TEMPLATE))
+    own_stack.make_template(TEMPLATE)
+    lines: list[str] = []
+    with Scene(own_stack, tmp_path, "short") as scene:
+        history = History(tmp_path / "history.jsonl")
+        drill = Drill(scene, history, lines.append)
+        drill.load.start()
+        try:
+            outcome = drill.run_plan(PLAN, "short plan")
+        finally:
+            drill.load.stop()
+            history.close()
+    assert outcome.findings == [], "\n".join(lines)
+    assert drill.struck.total() == len(PLAN.steps)
+    assert drill.verdict.counted >= drill.verdict.acknowledged > 100
+    assert drill.verdict.exports > 3
+    assert drill.verdict.answers > 10
