@@ -40,6 +40,8 @@ class Verdict:
     counted: int = 0
     recovered: int = 0
     resent: int = 0
+    unconfirmed: int = 0
+    """Messages whose confirmation never came; they were sent again."""
     dead_letters: int = 0
     answers: int = 0
     refused: int = 0
@@ -90,6 +92,7 @@ def _check_queue(history: Sequence[Record], found: Found, verdict: Verdict) -> N
             attempts[event.key].add(event)
             first_sent.setdefault(event.key, begun["utc"])
         letters.update(begun.get("malformed", ()))
+        verdict.unconfirmed += end is None or end["state"] == "unknown"
         if end is not None and end["state"] == "ok":
             confirmed.update(event.key for event in events)
             confirmed_letters.update(begun.get("malformed", ()))

@@ -23,6 +23,7 @@ from tests.drills.readout import read_out, wait_for_exports
 from tests.drills.scene import Scene
 
 _POLL_SECONDS = 0.2
+_MAX_WHY = 300
 _NOT_YET = (AssertionError, AnalyticsError, AMQPError, OSError, psycopg2.Error, urllib3.exceptions.HTTPError)
 """What reading a drill's state raises while something is still away."""
 
@@ -129,7 +130,7 @@ class Drill:
         number = self.history.invoke("recovery", by)
         self.history.end("recovery", "fail" if why else "ok", number, seconds=round(seconds, 2), why=why)
         if why:
-            self._write_line(f"    not recovered: {why}")
+            self._write_line(f"    not recovered: {why[:_MAX_WHY]}")
         return seconds
 
     def _outcome(self, name: str, happened: str, can_break: str) -> Outcome:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.local.checkout import ROOT
-from deploy.local.stack import LocalStack
+from deploy.local.stack import LocalStack, quiet
 from tests.drills.drill import Drill
 from tests.drills.faults import FAULTS
 from tests.drills.history import History
@@ -99,7 +99,7 @@ def run_mutants(stack: LocalStack, write_line: Callable[[str], None]) -> Iterato
         history = History(folder / "history.jsonl")
         try:
             with Scene(stack, folder, f"mutant{number}", _patched(mutant, folder / "code")) as scene:
-                drill = Drill(scene, history, write_line, patience_seconds=_PATIENCE_SECONDS)
+                drill = Drill(scene, history, quiet, patience_seconds=_PATIENCE_SECONDS)
                 for producer in drill.load.producers:
                     producer.changed_share = mutant.changed_share
                 drill.load.start()
@@ -126,6 +126,7 @@ def _patched(mutant: Mutant, folder: Path) -> Path:
     """Copy the fleet's code and make the mistake. Raises AssertionError where the code has changed."""
     for name in _CODE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)  # it has the version
     for name, old, new in mutant.patches:
         path = folder / name
         text = path.read_text(encoding="utf-8")

@@ -26,10 +26,11 @@ def totals(verdict: Verdict, struck: Counter[str], outcomes: Sequence[Outcome], 
     slowest = max(outcomes, key=lambda outcome: outcome.recovery_seconds)
     return f"""
 ran for               {seconds / 60:.1f} minutes
-faults                {struck.total():,} of {len(struck)} kinds
+faults                {struck.total():,}, of {len(struck)} kinds
 events attempted      {verdict.attempted:,}, sent again {verdict.resent:,}
+unconfirmed           {verdict.unconfirmed:,} messages, sent again
 acknowledged          {verdict.acknowledged:,}
-counted               {verdict.counted:,}, of them recovered {verdict.recovered:,}
+counted               {verdict.counted:,}
 lost                  {verdict.count("lost"):,}
 duplicated            {verdict.count("duplicated"):,}
 unexpected            {verdict.count("unexpected"):,}

@@ -85,15 +85,22 @@ class Scene:
         self.events_from, self.events_until = self.start + timedelta(hours=2), now
 
     def __enter__(self) -> Self:
-        for slot in SLOTS:
-            self.launch(slot)
-        for process in self.processes.values():
-            process.wait_ready(60)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            for slot in SLOTS:
+                self.launch(slot)
+            for process in self.processes.values():
+                process.wait_ready(60)
+            on_failure.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes and the proxies."""
         self.fleet.close()
         for proxy in self.proxies.values():
             proxy.close()

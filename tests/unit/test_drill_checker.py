@@ -74,7 +74,8 @@ def right_found() -> Found:
 def test_a_right_history_passes() -> None:
     verdict = check(right_history(), right_found())
     assert verdict == Verdict(
-        attempted=40, acknowledged=30, counted=40, recovered=10, resent=10, dead_letters=1, answers=2,
+        attempted=40, acknowledged=30, counted=40, recovered=10, resent=10,
+        unconfirmed=1, dead_letters=1, answers=2,
         refused=1, unanswered=1, exports=2, median_visible=48.5, p95_visible=50.0, worst_visible=50.0,
     )  # fmt: skip
     assert verdict.holds
