@@ -15,7 +15,7 @@ from shared.cut_plan import RAW, Plan
 from shared.errors import AnalyticsError, DatabaseBusy
 from shared.export_job import export_cut
 from shared.kept import read_kept
-from shared.pieces import NotKept
+from shared.pieces import HOUR_MINUTES, NotKept
 from shared.postgres import Cursor, Database, Sink
 from shared.statements import load_statements
 from shared.usage_sums import Row, cents, merged, usage_points, usage_rows
@@ -72,8 +72,8 @@ def _stored(read: Mapping[str, Any]) -> dict[str, Any] | None:
     if not read["by_model"] or read["by_value"] != bool(read["dimension"]) or len(set(read["grains"])) != 1:
         return None
     grain, begin, first = read["grains"][0], read["lows"][0], read["plus"][0]
-    if grain == RAW or first is None:
-        return None
+    if grain == RAW or first is None or (read["dimension"] and grain == HOUR_MINUTES):
+        return None  # an hour of a dimension may have several rows for a group
     step = timedelta(minutes=grain)
     buckets = list(zip(read["lows"], read["highs"], read["plus"], read["minus"], strict=True))
     wanted = [(begin + at * step, begin + (at + 1) * step, first + at, None) for at in range(len(buckets))]

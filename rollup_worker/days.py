@@ -6,10 +6,12 @@ events go to both.
 """
 
 import time
+from datetime import datetime
 
 import structlog
 
 from rollup_worker.dimensions import Dimension, list_dimensions
+from rollup_worker.merge import Merge, merge_rest
 from shared.postgres import Database
 from shared.process import Stop
 from shared.statements import load_statements, with_tables
@@ -24,36 +26,53 @@ class Days:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._merge = Merge(database)
 
     def add_past_hours(self, stop: Stop) -> None:
         """Add each hour that is over to its dimension's days, one by one. Raises DatabaseUnavailable."""
         with self._database.query() as cur:
-            dimensions = list_dimensions(cur)
+            dimensions = [each for each in list_dimensions(cur) if each.days_until is not None]
         for dimension in dimensions:
-            if dimension.days_until is None:
-                continue
             while not stop:
                 began = time.monotonic()
-                if not self._add_hour(dimension):
+                if not self._add_hour(dimension, stop):
                     break
                 stop.wait(time.monotonic() - began)  # rollups waited as long
 
-    def _add_hour(self, dimension: Dimension) -> bool:
+    def merge_hours(self, stop: Stop) -> None:
+        """Merge the rows of hours that are going on, where they have become many.
+
+        Raises DatabaseUnavailable.
+        """
+        with self._database.query() as cur:
+            dimensions = list_dimensions(cur)
+        for dimension in dimensions:
+            if dimension.hours_table is not None and dimension.days_until is not None:
+                self._merge.merge_many(dimension.hours_table, dimension.days_until, stop)
+
+    def _add_hour(self, dimension: Dimension, stop: Stop) -> bool:
         assert dimension.hours_table is not None  # noqa: S101  the table's CHECK
         statement = with_tables(
             _ROLLUPS["add_hour_to_days"], hours_table=dimension.hours_table, days_table=dimension.days_table
         )
+        hour = self._hour_to_add(dimension)
+        if hour is None:
+            return False
+        self._merge.merge_past(dimension.hours_table, hour, stop)  # before rollups have to wait
         with self._database.transaction() as cur:
-            cur.execute(_SQL["hour_to_add"], {"name": dimension.name})
-            if not cur.fetchall():
-                return False
             cur.execute(_ROLLUPS["lock_rollups"])
             cur.execute(_SQL["hour_to_add"], {"name": dimension.name})  # again: it may have been added since
-            found = cur.fetchall()
-            if not found:
-                return False
-            cur.execute(statement, {"hour": found[0][0]})
+            if cur.fetchall() != [(hour,)]:
+                return True
+            merge_rest(cur, dimension.hours_table, hour)
+            cur.execute(statement, {"hour": hour})
             rows = cur.rowcount
             cur.execute(_SQL["hour_added"], {"name": dimension.name})
-        _log.info("hour added to days", dimension=dimension.name, hour=found[0][0].isoformat(), rows=rows)
+        _log.info("hour added to days", dimension=dimension.name, hour=hour.isoformat(), rows=rows)
         return True
+
+    def _hour_to_add(self, dimension: Dimension) -> datetime | None:
+        with self._database.query() as cur:
+            cur.execute(_SQL["hour_to_add"], {"name": dimension.name})
+            found: list[tuple[datetime]] = cur.fetchall()
+        return found[0][0] if found else None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from rollup_worker.dimensions import ERROR_CODE, Dimension, fields_needed
+from shared.pieces import DAY_MINUTES, HOUR_MINUTES
 from shared.postgres import Cursor
 from shared.statements import load_statements, with_tables
 
@@ -23,9 +24,11 @@ def add_gathered(cur: Cursor, dimensions: Sequence[Dimension], *, oldest: dateti
             if until is not None and oldest >= until:
                 continue
             name = "add_error_codes" if dimension.name == ERROR_CODE else "add"
+            if dimension.groupable and grain == HOUR_MINUTES:
+                name = "append"
             parameters = {"dimension": dimension.name, "grain": grain, "until": until}
             cur.execute(with_tables(_SQL[name], table=table), parameters)
-            days += cur.rowcount if grain == 1440 else 0
+            days += cur.rowcount if grain == DAY_MINUTES else 0
     return days
 
 

@@ -83,7 +83,8 @@ class Worker:
         past = self._open("rollup_worker days")
         days, percentiles = Days(past), Percentiles(past)
 
-        def do_past_hours() -> None:
+        def do_hours() -> None:
+            days.merge_hours(self._stop)
             days.add_past_hours(self._stop)
             percentiles.keep(self._stop)
 
@@ -95,7 +96,7 @@ class Worker:
         return [
             ("rollups", lambda: self._wait_for_more(self._drain(rollups)), timedelta()),
             ("listener", lambda: self._listen(listener), timedelta()),
-            ("days", do_past_hours, _DAYS_EVERY),
+            ("days", do_hours, _DAYS_EVERY),
             ("upkeep", lambda: upkeep.run(self._stop), _UPKEEP_EVERY),
             ("gauges", backlog.refresh, _GAUGES_EVERY),
             ("recent gauges", recent.refresh_if_due, _GAUGES_EVERY),

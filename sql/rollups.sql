@@ -76,11 +76,11 @@ ANALYZE gathered (org_id, model_id, hour, client_id, actor_id, api_key_id, provi
 -- Makes room for the next hour's events.
 TRUNCATE gathered;
 
--- name: add
--- Adds the gathered events to a part of the rollups, each to the bucket of its hour or UTC day, its model and its
--- value of the dimension; an event without one is left out. Only hours before `until`, where that is not NULL.
--- In key order, so that two workers never wait for each other. Bins are appended and seldom folded.
-INSERT INTO analytics.{table} AS rollup (
+-- relation: added
+-- The gathered events as rows of a part of the rollups: by the bucket of their hour or UTC day, their model and their
+-- value of the dimension; an event without one is left out. Only hours before `until`, where that is not NULL. In key
+-- order, so that two workers never wait for each other.
+(
     org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
     input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
     cost_estimate_cents, success_output_tokens, success_latency_ms,
@@ -122,6 +122,15 @@ FROM (
     GROUP BY org_id, bucket_start, model_id, value
     ORDER BY org_id, bucket_start, model_id, value
 ) AS added
+
+-- name: append
+-- Appends the gathered events to the hours of a dimension, whose groups may have several rows; see merge_hour.
+INSERT INTO analytics.{table} {added};
+
+-- name: add
+-- Adds the gathered events to a part of the rollups that has one row for each group. Bins are appended and seldom
+-- folded.
+INSERT INTO analytics.{table} AS rollup {added}
 ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET
     invocations = rollup.invocations + excluded.invocations,
     errors = rollup.errors + excluded.errors,
@@ -156,9 +165,75 @@ GROUP BY org_id, bucket_start, model_id, error_code
 ORDER BY org_id, bucket_start, model_id, error_code
 ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET invocations = rollup.invocations + excluded.invocations;
 
+-- name: hours_to_merge
+-- Organisations and hours, from an hour on, that have at least so many rows in a dimension's hours. Organisations are
+-- taken from model_freshness, since an hour is found by its organisation.
+SELECT active.org_id::text, hours.bucket_start, hours.row_count
+FROM (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(since)s) AS active
+CROSS JOIN LATERAL (
+    SELECT bucket_start, count(*) AS row_count FROM analytics.{table} AS part
+    WHERE part.org_id = active.org_id AND bucket_start >= %(since)s AND bucket_start < %(until)s
+    GROUP BY bucket_start
+) AS hours
+WHERE row_count >= %(min_rows)s
+ORDER BY org_id, bucket_start;
+
+-- name: try_lock_merge
+-- Whether this transaction is the one that merges.
+SELECT pg_try_advisory_xact_lock(hashtext('analytics.merge_hour'));
+
+-- name: merge_hour
+-- Makes one row of several that some organisations have for a group in an hour of a dimension. Returns how many rows
+-- were taken and how many were made.
+WITH several AS MATERIALIZED (
+    SELECT org_id, model_id, value FROM analytics.{table}
+    WHERE org_id = ANY (%(org_ids)s::uuid[]) AND bucket_start = %(hour)s
+    GROUP BY org_id, model_id, value HAVING count(*) > 1
+), taken AS (
+    DELETE FROM analytics.{table} AS part USING several
+    WHERE part.org_id = ANY (%(org_ids)s::uuid[]) AND part.bucket_start = %(hour)s
+      AND (part.org_id, part.model_id, part.value) = (several.org_id, several.model_id, several.value)
+    RETURNING part.*
+), latencies AS (
+    SELECT org_id, model_id, value, array_agg(bin ORDER BY bin) AS bins, array_agg(events ORDER BY bin) AS counts
+    FROM (SELECT org_id, model_id, value, bin, sum(events)::bigint AS events
+          FROM taken, unnest(latency_bins, latency_counts) AS entry (bin, events)
+          WHERE events > 0 GROUP BY org_id, model_id, value, bin) AS folded
+    GROUP BY org_id, model_id, value
+), first_tokens AS (
+    SELECT org_id, model_id, value, array_agg(bin ORDER BY bin) AS bins, array_agg(events ORDER BY bin) AS counts
+    FROM (SELECT org_id, model_id, value, bin, sum(events)::bigint AS events
+          FROM taken, unnest(first_token_bins, first_token_counts) AS entry (bin, events)
+          WHERE events > 0 GROUP BY org_id, model_id, value, bin) AS folded
+    GROUP BY org_id, model_id, value
+), made AS (
+    INSERT INTO analytics.{table} (
+        org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
+        input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+        cost_estimate_cents, success_output_tokens, success_latency_ms,
+        latency_bins, latency_counts, first_token_bins, first_token_counts)
+    SELECT org_id, %(hour)s, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
+           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+           cost_estimate_cents, success_output_tokens, success_latency_ms,
+           coalesce(latencies.bins, '{}'), coalesce(latencies.counts, '{}'),
+           coalesce(first_tokens.bins, '{}'), coalesce(first_tokens.counts, '{}')
+    FROM (SELECT org_id, model_id, value, sum(invocations) AS invocations, sum(errors) AS errors,
+                 sum(status_error) AS status_error, sum(status_timeout) AS status_timeout,
+                 sum(status_throttled) AS status_throttled, sum(input_tokens) AS input_tokens,
+                 sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+                 sum(cache_write_input_tokens) AS cache_write_input_tokens,
+                 sum(reasoning_tokens) AS reasoning_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
+                 sum(success_output_tokens) AS success_output_tokens, sum(success_latency_ms) AS success_latency_ms
+          FROM taken GROUP BY org_id, model_id, value) AS sums
+    LEFT JOIN latencies USING (org_id, model_id, value)
+    LEFT JOIN first_tokens USING (org_id, model_id, value)
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM made);
+
 -- name: add_hour_to_days
--- Adds a past hour's rollups of a dimension to its days. Organisations are taken from model_freshness, since an
--- hour is found by its organisation.
+-- Adds a past hour's rollups of a dimension to its days, after its rows were merged. Organisations are taken from
+-- model_freshness, since an hour is found by its organisation.
 INSERT INTO analytics.{days_table} AS rollup (
     org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
     input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,

@@ -53,31 +53,41 @@ WITH events AS (
     FROM events
     WHERE value IS NOT NULL AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)
     GROUP BY 1, 2, 3, 4
-), rolled AS (
-    SELECT org_id, model_id, bucket_start, value,
-           ARRAY[invocations, input_tokens, output_tokens, cost_estimate_cents] AS sums,
-           ARRAY[status_error, status_timeout, status_throttled] AS by_status,
-           ARRAY[cached_input_tokens, cache_write_input_tokens, reasoning_tokens, success_output_tokens,
-                 success_latency_ms] AS parts,
-           (SELECT ROW(coalesce(array_agg(bin ORDER BY bin), '{}'), coalesce(array_agg(events ORDER BY bin), '{}'))
-            FROM (SELECT bin, sum(events)::bigint AS events
-                  FROM unnest(latency_bins, latency_counts) AS entry (bin, events)
-                  WHERE events > 0 GROUP BY bin) AS folded) AS latencies,
-           (SELECT ROW(coalesce(array_agg(bin ORDER BY bin), '{}'), coalesce(array_agg(events ORDER BY bin), '{}'))
-            FROM (SELECT bin, sum(events)::bigint AS events
-                  FROM unnest(first_token_bins, first_token_counts) AS entry (bin, events)
-                  WHERE events > 0 GROUP BY bin) AS folded) AS first_tokens
-    FROM analytics.{table}
+), rollup AS (
+    SELECT * FROM analytics.{table}
     WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+), latencies AS (
+    SELECT org_id, model_id, bucket_start, value, ROW(array_agg(bin ORDER BY bin), array_agg(events ORDER BY bin)) AS latencies
+    FROM (SELECT org_id, model_id, bucket_start, value, bin, sum(events)::bigint AS events
+          FROM rollup, unnest(latency_bins, latency_counts) AS entry (bin, events)
+          WHERE events > 0 GROUP BY 1, 2, 3, 4, 5) AS folded
+    GROUP BY 1, 2, 3, 4
+), first_tokens AS (
+    SELECT org_id, model_id, bucket_start, value, ROW(array_agg(bin ORDER BY bin), array_agg(events ORDER BY bin)) AS first_tokens
+    FROM (SELECT org_id, model_id, bucket_start, value, bin, sum(events)::bigint AS events
+          FROM rollup, unnest(first_token_bins, first_token_counts) AS entry (bin, events)
+          WHERE events > 0 GROUP BY 1, 2, 3, 4, 5) AS folded
+    GROUP BY 1, 2, 3, 4
+), rolled AS (
+    SELECT org_id, model_id, bucket_start, value, sums, by_status, parts,
+           coalesce(latencies::text, '({},{})') AS latencies, coalesce(first_tokens::text, '({},{})') AS first_tokens
+    FROM (SELECT org_id, model_id, bucket_start, value,
+                 ARRAY[sum(invocations), sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents)] AS sums,
+                 ARRAY[sum(status_error)::bigint, sum(status_timeout)::bigint, sum(status_throttled)::bigint] AS by_status,
+                 ARRAY[sum(cached_input_tokens), sum(cache_write_input_tokens), sum(reasoning_tokens),
+                       sum(success_output_tokens), sum(success_latency_ms)] AS parts
+          FROM rollup GROUP BY 1, 2, 3, 4) AS summed
+    LEFT JOIN latencies USING (org_id, model_id, bucket_start, value)
+    LEFT JOIN first_tokens USING (org_id, model_id, bucket_start, value)
 ), compared AS (
     SELECT org_id, model_id, bucket_start, value, raw.sums AS raw_sums, rolled.sums AS rolled_sums,
            raw.by_status IS DISTINCT FROM rolled.by_status AS status_differs,
-           raw.latencies::text IS DISTINCT FROM rolled.latencies::text AS latency_differs,
+           raw.latencies::text IS DISTINCT FROM rolled.latencies AS latency_differs,
            (%(all_since)s::timestamptz IS NULL OR bucket_start >= %(all_since)s::timestamptz)
                AND raw.parts IS DISTINCT FROM rolled.parts AS parts_differ,
            (%(all_since)s::timestamptz IS NULL OR bucket_start >= %(all_since)s::timestamptz)
-               AND raw.first_tokens::text IS DISTINCT FROM rolled.first_tokens::text AS first_token_differs
+               AND raw.first_tokens::text IS DISTINCT FROM rolled.first_tokens AS first_token_differs
     FROM raw FULL JOIN rolled USING (org_id, model_id, bucket_start, value)
     WHERE %(since)s::timestamptz IS NULL OR bucket_start >= %(since)s::timestamptz
 )

@@ -367,26 +367,26 @@ def test_large_files_are_read_in_the_order_of_the_primary_key(
     """Nothing is sorted or gathered first: the first lines leave at once, however many there are."""
     with owner.cursor() as cur:
         cur.execute(
-            "INSERT INTO analytics.rollups_client_hours (org_id, bucket_start, model_id, value, invocations,"
+            "INSERT INTO analytics.rollups_client_days (org_id, bucket_start, model_id, value, invocations,"
             " errors, status_error, status_timeout, status_throttled, input_tokens, output_tokens,"
             " cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,"
             " success_output_tokens, success_latency_ms, latency_bins, latency_counts, first_token_bins,"
             " first_token_counts)"
-            " SELECT %s, %s + hour * interval '1 hour', 'm' || model, 'c' || client,"
+            " SELECT %s, %s + day * interval '1 day', 'm' || model, 'c' || client,"
             " 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, '{1}', '{1}', '{}', '{}'"
-            " FROM generate_series(0, 99) AS hour, generate_series(1, 10) AS model,"
+            " FROM generate_series(0, 30) AS day, generate_series(1, 10) AS model,"
             " generate_series(1, 10) AS client",
             (org(0), START),
         )
-        cur.execute("ANALYZE analytics.rollups_client_hours")
-        window = {"grain": 60, "first": 0, "start": START, "end": END}
+        cur.execute("ANALYZE analytics.rollups_client_days")
+        window = {"grain": 1440, "first": 0, "start": START, "end": END}
         cut = {"org_id": org(0), "dimension": "client", "by_value": True, "model_ids": None}
         cur.execute("BEGIN")
         read_kept(cur)  # the worker's transaction begins with it, and it says how a cut is planned
         cur.execute("EXPLAIN " + load_statements("export_csv.sql")["stored"], window | cut)
         plan = "\n".join(row[0] for row in cur.fetchall())
         cur.execute("COMMIT")
-    assert "Index Scan using rollups_client_hours_pkey" in plan, plan
+    assert "Index Scan using rollups_client_days_pkey" in plan, plan
     assert "Sort" not in plan, plan
 
 
