@@ -418,6 +418,6 @@ def test_a_read_of_one_cut_opens_one_part_by_its_key(owner: connection, worker_d
             ("000a11ce-0000-4000-8000-000000000001", NOW - timedelta(hours=2), NOW),
         )
         plan = "\n".join(line for (line,) in cur.fetchall())
-    assert "rollups_client_hours_pkey" in plan
+    assert "rollups_client_hours_org" in plan
     assert "Append" not in plan
     assert "Seq Scan" not in plan

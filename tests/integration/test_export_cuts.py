@@ -374,8 +374,8 @@ def test_large_files_are_read_in_the_order_of_the_primary_key(
             " first_token_counts)"
             " SELECT %s, %s + day * interval '1 day', 'm' || model, 'c' || client,"
             " 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, '{1}', '{1}', '{}', '{}'"
-            " FROM generate_series(0, 30) AS day, generate_series(1, 10) AS model,"
-            " generate_series(1, 10) AS client",
+            " FROM generate_series(0, 24) AS day, generate_series(1, 20) AS model,"
+            " generate_series(1, 50) AS client",
             (org(0), START),
         )
         cur.execute("ANALYZE analytics.rollups_client_days")
