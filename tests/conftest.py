@@ -44,10 +44,26 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give the long tests to the workers first, so that none is left with one at the end."""
-    if hasattr(config, "workerinput"):
-        folders = [str(config.rootpath / "tests" / name) for name in ("drills", "acceptance", "integration")]
-        items.sort(key=lambda item: [not str(item.path).startswith(folder) for folder in folders])
+    """Give the long tests to the workers first, so that none is left with one at the end.
+
+    Files with tests that have the machine to themselves come last, and in each of them those tests come last: all
+    workers wait until the tests under way have ended, so none of those should be long.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    folders = [str(config.rootpath / "tests" / name) for name in ("drills", "acceptance", "integration")]
+    files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+    alone = {item.path for item in items if item.get_closest_marker("alone")}
+
+    def place(item: pytest.Item) -> tuple[bool, list[bool], int, bool]:
+        return (
+            item.path in alone,
+            [not str(item.path).startswith(folder) for folder in folders],
+            files[item.path],
+            item.get_closest_marker("alone") is not None,
+        )
+
+    items.sort(key=place)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
