@@ -46,8 +46,8 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the long tests to the workers first, so that none is left with one at the end.
 
-    Files with tests that have the machine to themselves come last, and in each of them those tests come last: all
-    workers wait until the tests under way have ended, so none of those should be long.
+    Files with tests that have the machine to themselves come last, and in them those tests come last: all
+    workers wait until the tests under way have ended, so none of them should be long.
     """
     if not hasattr(config, "workerinput"):
         return
