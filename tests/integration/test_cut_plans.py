@@ -72,7 +72,8 @@ def scans(owner: connection, name: str, parameters: dict[str, Any]) -> dict[str,
         [([found],)] = cur.fetchall()
     read: dict[str, str] = {}
     for node in nodes(found["Plan"]):
-        table = node.get("Relation Name") or node.get("Index Name", "").removesuffix("_pkey")
+        index = node.get("Index Name", "").removesuffix("_pkey").removesuffix("_org")
+        table = node.get("Relation Name") or index
         if node["Actual Loops"] and table not in {"", "latency_bins", "ingestion_batches"}:
             condition = node.get("Index Cond") or node.get("Recheck Cond")
             assert condition, f"{name} reads {table} whole: {node['Node Type']}"
