@@ -67,11 +67,15 @@ class Drill:
         with self._locks[fault.target]:
             number = self.history.invoke("fault", fault.name, target=fault.target, seconds=seconds)
             problem = ""
+            before = self._disturbed(fault)
             try:
                 fault.begin(self.scene)
                 time.sleep(seconds)
             except _NOT_YET as error:  # another fault is in its way
                 problem = f"not begun: {type(error).__name__}"
+            else:
+                if fault.is_of_network and self._disturbed(fault) == before:
+                    problem = f"met nothing in {seconds:.1f} s"
             try:
                 fault.end(self.scene)
             except AssertionError as error:
@@ -80,6 +84,9 @@ class Drill:
             self.history.end("fault", "ok", number, problem=problem)
             self.struck[fault.name] += not problem
             return problem or f"held {seconds:.1f} s"
+
+    def _disturbed(self, fault: Fault) -> int:
+        return self.scene.proxies[fault.target].disturbed if fault.is_of_network else 0
 
     def run_fault(self, fault: Fault, seconds: float) -> Outcome:
         """Run one fault, wait for recovery, and judge."""

@@ -17,6 +17,8 @@ from psycopg2 import Error as DatabaseError
 
 from tests.drills.scene import SLOTS, Scene
 
+_OF_NETWORK = {"latency", "timeout", "down", "reset_peer", "limit_data", "commit_reply_lost"}
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -30,6 +32,11 @@ class Fault:
     weight: int = 2
 
     @property
+    def is_of_network(self) -> bool:
+        """Whether a proxy counts what it disturbs."""
+        return self.name.partition(".")[2] in _OF_NETWORK
+
+    @property
     def target(self) -> str:
         """What it hits; two faults of one target never overlap."""
         return self.name.partition(".")[0].removesuffix("-2")
@@ -41,7 +48,8 @@ def _kill(slot: str, scene: Scene) -> None:
 
 
 def _launch(slot: str, scene: Scene) -> None:
-    scene.launch(slot)
+    if slot in scene.down:
+        scene.launch(slot)
 
 
 def _signal(slot: str, number: signal.Signals, scene: Scene) -> None:
@@ -80,6 +88,8 @@ def _kill_before_commit(scene: Scene) -> None:
             if cur.rowcount:
                 break
             time.sleep(0.05)
+        else:
+            raise AssertionError("no batch came to wait")
     time.sleep(0.5)  # an acknowledgement that was sent too early gets to the broker
     for slot in ("ingestor", "ingestor-2"):
         _kill(slot, scene)
@@ -88,7 +98,7 @@ def _kill_before_commit(scene: Scene) -> None:
 def _kill_before_commit_end(scene: Scene) -> None:
     _release("ingestor.kill_before_commit", scene)
     for slot in ("ingestor", "ingestor-2"):
-        scene.launch(slot)
+        _launch(slot, scene)
 
 
 def _hold_lock(name: str, table: str, scene: Scene) -> None:
@@ -161,7 +171,7 @@ def _reset(target: str, scene: Scene) -> None:
     scene.proxies[target].reset_connections()
 
 
-def _limit_data(target: str, size_bytes: int, scene: Scene) -> None:
+def _limit_data(target: str, size_bytes: int | None, scene: Scene) -> None:
     scene.proxies[target].cut_replies_after(size_bytes)
 
 
@@ -183,7 +193,7 @@ def _of_server(target: str, invariants: str, limit_bytes: int) -> list[Fault]:
     stop = partial(_server_signal, target, signal.SIGSTOP)
     go = partial(_server_signal, target, signal.SIGCONT)
     slow, quick = partial(_latency, target, 0.2), partial(_latency, target, 0.0)
-    again = partial(_pass, target)
+    again, again_whole = partial(_pass, target), partial(_limit_data, target, None)
     return [
         Fault(
             f"{target}.kill",
@@ -199,7 +209,7 @@ def _of_server(target: str, invariants: str, limit_bytes: int) -> list[Fault]:
         Fault(f"{target}.down", partial(_down, target), again, invariants, (1, 5)),
         Fault(f"{target}.reset_peer", partial(_reset, target), _nothing, invariants, (0.1, 0.2), 4),
         Fault(
-            f"{target}.limit_data", partial(_limit_data, target, limit_bytes), _nothing, invariants, (0.5, 1)
+            f"{target}.limit_data", partial(_limit_data, target, limit_bytes), again_whole, invariants, (1, 3)
         ),
     ]
 

@@ -17,12 +17,14 @@ class TcpProxy:
     mode: "pass"; "blackhole" keeps connections open and swallows every byte in both directions;
     "refuse" closes new connections at once. delay_seconds holds back each piece from the server.
     lose_reply_to: once a client sends this, what the server answers is lost and the connection is reset.
+    disturbed: how often it has done any of this, so that a test can tell that a fault met something.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.mode: Mode = "pass"
         self.delay_seconds = 0.0
         self.lose_reply_to: bytes | None = None
+        self.disturbed = 0
         self._target = (host, port)
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._losing: set[tuple[socket.socket, socket.socket]] = set()
@@ -46,14 +48,15 @@ class TcpProxy:
         user, at, _host = parts.netloc.rpartition("@")
         return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{self.port}"))
 
-    def cut_replies_after(self, size_bytes: int) -> None:
-        """Reset each connection once the server has sent this many bytes more on it."""
+    def cut_replies_after(self, size_bytes: int | None) -> None:
+        """Reset the next connection on which the server has sent more bytes than this; None: no longer."""
         self._cut_after = size_bytes
 
     def reset_connections(self) -> None:
         """End every connection with a RST, as a dying host does."""
         with self._lock:
             pairs = list(self._pairs)
+        self.disturbed += len(pairs)
         for pair in pairs:
             for side in pair:
                 with contextlib.suppress(OSError):
@@ -84,6 +87,7 @@ class TcpProxy:
             except OSError:
                 return
             if self.mode == "refuse":
+                self.disturbed += 1
                 client.close()
                 continue
             try:
@@ -110,13 +114,17 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             while piece := source.recv(65536):
                 if self.mode == "blackhole":
+                    self.disturbed += 1
                     continue
                 if reply and self.delay_seconds:
+                    self.disturbed += 1
                     pause.wait(self.delay_seconds)
                 if reply and self._cut_after is not None and passed + len(piece) > self._cut_after:
                     self._cut_after = None
+                    self.disturbed += 1
                     break
                 if reply and pair in self._losing:
+                    self.disturbed += 1
                     break
                 if not reply and self.lose_reply_to is not None and self.lose_reply_to in piece:
                     self._losing.add(pair)
