@@ -22,7 +22,7 @@ from tests.drills.faults import FAULTS
 from tests.drills.history import History
 from tests.drills.mutants import is_caught, run_mutants
 from tests.drills.plan import Plan, make_plan
-from tests.drills.report import table, totals
+from tests.drills.report import holdings, table, totals
 from tests.drills.scene import TEMPLATE, Scene
 
 _PLAN_SECONDS = 60.0
@@ -93,6 +93,7 @@ def _run_faults(stack: LocalStack, kept: Path, options: argparse.Namespace) -> b
     began = time.monotonic()
     with Scene(stack, kept, "run") as scene:
         drill = Drill(scene, history, write_line)
+        at_start = scene.holdings()
         drill.load.start()
         try:
             if options.plan:
@@ -103,11 +104,12 @@ def _run_faults(stack: LocalStack, kept: Path, options: argparse.Namespace) -> b
                 _run_named(drill, options.fault or list(FAULTS), outcomes)
             if not (options.plan or options.fault):
                 _run_random(drill, seed, options.minutes, kept, outcomes)
+            held = holdings(at_start, scene.holdings())
         finally:
             drill.load.stop()
             history.close()
     seconds = time.monotonic() - began
-    sys.stdout.write(table(outcomes) + totals(drill.verdict, drill.struck, outcomes, seconds))
+    sys.stdout.write(table(outcomes) + totals(drill.verdict, drill.struck, outcomes, seconds) + held)
     return drill.verdict.holds and not any(outcome.findings for outcome in outcomes)
 
 

@@ -21,6 +21,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def holdings(at_start: dict[str, tuple[float, int]], at_end: dict[str, tuple[float, int]]) -> str:
+    """Write what each process held; most have been started again in between."""
+    lines = ["memory, descriptors   at the start, at the end"]
+    for slot, (memory_mb, descriptors) in at_end.items():
+        before_mb, before = at_start[slot]
+        lines.append(f"  {slot:19} {before_mb:.0f} MB, {before}; {memory_mb:.0f} MB, {descriptors}")
+    return "\n".join(lines) + "\n"
+
+
 def totals(verdict: Verdict, struck: Counter[str], outcomes: Sequence[Outcome], seconds: float) -> str:
     """Write what the whole run came to."""
     slowest = max(outcomes, key=lambda outcome: outcome.recovery_seconds)

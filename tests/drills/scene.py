@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
 import psycopg2
 from psycopg2.extensions import connection
 
@@ -131,6 +132,18 @@ class Scene:
     def unready(self) -> list[str]:
         """Return the processes that are not ready."""
         return [slot for slot, process in self.processes.items() if not process.ready()]
+
+    def holdings(self) -> dict[str, tuple[float, int]]:
+        """Return each process's memory in MB and its open descriptors, its children's included."""
+        held = {}
+        for slot, process in self.processes.items():
+            if process.popen.poll() is not None:
+                continue
+            first = psutil.Process(process.popen.pid)
+            family = [first, *first.children(recursive=True)]
+            memory_bytes = sum(each.memory_info().rss for each in family)
+            held[slot] = (memory_bytes / 1e6, sum(each.num_fds() for each in family))
+        return held
 
     def server(self, name: str) -> Server:
         """Return one of the stack's servers."""
