@@ -247,7 +247,7 @@ def _all() -> list[Fault]:
             (1, 3),
             4,
         ),
-        *_of_server("rabbitmq", "I1 I3 I8", 100_000),
+        *_of_server("rabbitmq", "I1 I3 I8", 5_000),
         *_of_server("redis", "I7", 2_000),
         *_of_server("s3", "I4 I5 I7", 2_000),
     ]
