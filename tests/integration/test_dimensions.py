@@ -127,11 +127,11 @@ def test_past_hours_go_to_their_days_once_and_late_events_to_both(
     owner: connection, worker_database: Database
 ) -> None:
     keep_dimensions(worker_database, ALL)
-    early, late = mix(400), mix(400, seed=7)
-    # As if the worker had begun three days ago.
+    early, late = mix(400, days=1), mix(400, seed=7, days=1)
+    # As if the worker had begun a day ago.
     execute(
         owner,
-        "UPDATE analytics.rollup_dimensions SET days_until = days_until - interval '3 days'"
+        "UPDATE analytics.rollup_dimensions SET days_until = days_until - interval '1 day'"
         " WHERE days_until IS NOT NULL",
     )
     insert(owner, early)
@@ -153,7 +153,7 @@ def test_verify_names_the_group_that_differs_and_rebuild_mends_it(
     owner: connection, worker_database: Database
 ) -> None:
     keep_dimensions(worker_database, ALL)
-    events = mix(300)
+    events = mix(150, days=1)
     insert(owner, events)
     drain(worker_database)
     faults = {
@@ -170,7 +170,7 @@ def test_verify_names_the_group_that_differs_and_rebuild_mends_it(
         found = differences(worker_database)
         assert len(found) == changed
         assert named in found[0]
-        rebuild(worker_database, window(), lambda _: None)
+        rebuild(worker_database, window(days=3), lambda _: None)
         assert differences(worker_database) == [], fault
     assert stored(owner) == expected(events)
 

@@ -202,7 +202,7 @@ def test_they_agree_after_rebuild_after_backfill_and_while_hours_go_to_their_day
     rng = random.Random("remade")
     Days(worker).add_past_hours(Stop())
     asker.check_some(rng, "usage", 3)
-    for first, last in ((35, 25), (3, -2)):
+    for first, last in ((30, 27), (2, -2)):
         rebuild(worker, Window(TODAY - first * DAY, TODAY - last * DAY), lambda _: None)
     for what in WHAT:
         asker.check_some(rng, what, 8)

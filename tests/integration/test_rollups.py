@@ -291,14 +291,15 @@ def test_the_database_and_the_library_put_every_latency_into_the_same_bin(observ
 def test_the_hot_statement_finds_batches_by_their_index_and_opens_only_their_days(
     owner: connection, worker_database: Database, observer: Observer
 ) -> None:
-    for batch in batches_of(traffic(4_000, days=1), 50):
+    for batch in batches_of(traffic(4_000, days=2), 50):
         insert_batch(owner, batch)
+    noon = bucket_start(NOW, "day") - timedelta(hours=12)  # the day before is whole
     with owner.cursor() as cur:
         cur.execute("ANALYZE analytics.usage_events")
         cur.execute(
             "EXPLAIN SELECT count(*) FROM analytics.usage_events"
             " WHERE batch_id = ANY(%s) AND occurred_at BETWEEN %s AND %s",
-            ([1, 2], NOW - timedelta(hours=1), NOW),
+            ([1, 2], noon - timedelta(hours=1), noon),
         )
         plan = "\n".join(row[0] for row in cur.fetchall())
     assert "batch_id" in plan.partition("Filter")[0]
