@@ -46,22 +46,22 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the long tests to the workers first, so that none is left with one at the end.
 
-    Files with tests that have the machine to themselves come last, and in them those tests come last: all
-    workers wait until the tests under way have ended, so none of them should be long.
+    For a test that has the machine to itself all workers wait until the tests under way have ended. So the files
+    of such tests come when the long ones are done, beside the unit tests, and those tests come last in them.
     """
     if not hasattr(config, "workerinput"):
         return
-    folders = [str(config.rootpath / "tests" / name) for name in ("drills", "acceptance", "integration")]
+    folders = [config.rootpath / "tests" / name for name in ("drills", "acceptance", "integration")]
     files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
     alone = {item.path for item in items if item.get_closest_marker("alone")}
 
-    def place(item: pytest.Item) -> tuple[bool, list[bool], int, bool]:
-        return (
-            item.path in alone,
-            [not str(item.path).startswith(folder) for folder in folders],
-            files[item.path],
-            item.get_closest_marker("alone") is not None,
+    def place(item: pytest.Item) -> tuple[int, int, bool]:
+        rank = next(
+            (at for at, folder in enumerate(folders) if folder in item.path.parents), len(folders) + 1
         )
+        if item.path in alone:
+            rank = len(folders)
+        return rank, files[item.path], item.get_closest_marker("alone") is not None
 
     items.sort(key=place)
 
