@@ -46,7 +46,7 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the long tests to the workers first, so that none is left with one at the end.
 
-    For a test that has the machine to itself all workers wait until the tests under way have ended. So the files
+    For a test that has the machine to itself all workers wait until those under way have ended. So the files
     of such tests come when the long ones are done, beside the unit tests, and those tests come last in them.
     """
     if not hasattr(config, "workerinput"):
