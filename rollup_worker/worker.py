@@ -27,9 +27,8 @@ _UPKEEP_EVERY = timedelta(hours=1)
 _DAYS_EVERY = timedelta(minutes=1)
 _GAUGES_EVERY = timedelta(seconds=5)
 
-# Between two claims there is this many times what the last one took, so that claims grow with the load and
-# each event costs less; but from claim to claim no more than this, so that a busy worker does not rest.
-_PAUSE_FACTOR = 3
+# Between two claims there is as much time as the last one took, so that claims grow with the load and each
+# event costs less; but from claim to claim no more than this, so that a busy worker does not rest.
 _MAX_PAUSED_SECONDS = 0.4
 _LISTEN = load_statements("dimensions.sql")["listen"]
 
@@ -124,7 +123,7 @@ class Worker:
         The pause comes first: a claim of more batches costs less for each.
         """
         interval = self._settings.rollup_interval.total_seconds()
-        pause = min(interval, _PAUSE_FACTOR * seconds_taken, max(0.0, _MAX_PAUSED_SECONDS - seconds_taken))
+        pause = min(interval, seconds_taken, max(0.0, _MAX_PAUSED_SECONDS - seconds_taken))
         if not self._stop.wait(pause):
             self._woken.wait(interval - pause)
 
