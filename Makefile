@@ -27,7 +27,7 @@ down:  ## stop what runs in this checkout, in the background or as the demo
 test: $(BIN)/.installed system-packages monitoring-packages  ## every test, against real servers it starts itself
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
-test-unit: $(BIN)/.installed monitoring-packages  ## the tests that need no server
+test-unit: $(BIN)/.installed  ## the tests of the code alone, which need no server
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS) tests/unit
 
 coverage: $(BIN)/.installed system-packages monitoring-packages  ## every test, with the lines that none of them ran, processes included
