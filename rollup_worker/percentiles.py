@@ -13,6 +13,7 @@ import structlog
 
 from rollup_worker.dimensions import list_dimensions
 from shared.buckets import bucket_start
+from shared.pieces import DAY_MINUTES, HOUR_MINUTES
 from shared.postgres import Database
 from shared.process import Stop
 from shared.statements import load_statements, with_tables
@@ -28,6 +29,7 @@ _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 
 _SQL = load_statements("percentiles.sql")
+_DIMENSIONS = load_statements("dimensions.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("percentiles")
 
 Window = tuple[int, datetime, datetime]
@@ -51,7 +53,8 @@ class Percentiles:
             [(until,)] = cur.fetchall()
         today = bucket_start(until, "day")
         hours, days = until - _LATEST_HOURS * _HOUR, today - _LATEST_DAYS * _DAY
-        rows = self._keep((60, hours, until), tables, stop) + self._keep((1440, days, today), tables, stop)
+        rows = self._keep((HOUR_MINUTES, hours, until), tables, stop)
+        rows += self._keep((DAY_MINUTES, days, today), tables, stop)
         rows += self._go_on(until, tables, stop)
         if rows:
             _log.info("percentiles kept", rows=rows)
@@ -64,7 +67,7 @@ class Percentiles:
             if time.monotonic() < self._next_walk:
                 return 0
             with self._database.query() as cur:
-                cur.execute(_SQL["oldest_day"])
+                cur.execute(_DIMENSIONS["oldest_day"])
                 [(oldest,)] = cur.fetchall()
             self._walk = _windows(until if oldest is None else oldest, until)
         for window in self._walk:
@@ -97,6 +100,6 @@ def _windows(oldest: datetime, until: datetime) -> Iterator[Window]:
     high = until
     while high > oldest:
         if high == bucket_start(high, "day"):
-            yield 1440, high - _DAY, high
-        yield 60, high - _HOUR, high
+            yield DAY_MINUTES, high - _DAY, high
+        yield HOUR_MINUTES, high - _HOUR, high
         high -= _HOUR

@@ -6,10 +6,6 @@ SELECT pg_try_advisory_xact_lock(hashtext('analytics.percentiles'));
 -- The first hour that is not over, some minutes' grace included; a day is over with its last hour.
 SELECT date_trunc('hour', now() - interval '10 minutes', 'UTC');
 
--- name: oldest_day
--- The oldest UTC day that has rollups.
-SELECT min(bucket_start) FROM analytics.daily_rollups;
-
 -- name: keep
 -- Keeps the percentiles of some buckets in [low, high) of a part that lack them, or that events were added to since.
 -- A bucket that is being added to is left for the next time, so that this waits for nobody. Organisations are taken

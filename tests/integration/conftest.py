@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import connection
 
+from shared.postgres import Database
 from tests.support.exports import Exports, open_exports
 from tests.support.ingestion import Ingestion
 from tests.support.places import TestBroker, TestDatabase
@@ -16,6 +17,14 @@ from tests.support.seed import connect
 def owner(database: TestDatabase) -> Iterator[connection]:
     """The owner's connection to the test's database, in autocommit."""
     opened = connect(database.owner_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def worker(database: TestDatabase) -> Iterator[Database]:
+    """The rollup worker's own connection."""
+    opened = Database(database.rollup_worker_url, application_name="rollups")
     yield opened
     opened.close()
 

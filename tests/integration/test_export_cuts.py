@@ -4,7 +4,6 @@ import csv
 import io
 import re
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -25,7 +24,6 @@ from shared.statements import load_statements
 from tests.support.export_cuts import ExportClient, Line
 from tests.support.exports import Exports
 from tests.support.gateway_app import ADMIN, PREFIX, Gateway, assert_problem, read
-from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
 
 START = datetime(2026, 10, 20, tzinfo=UTC)
@@ -52,13 +50,11 @@ def an_event(at: str, **more: Any) -> Event:
 
 
 @pytest.fixture
-def worker(database: TestDatabase) -> Iterator[Database]:
+def worker(worker: Database) -> Database:
     """The rollup worker's connection to a database that keeps dimensions."""
-    opened = Database(database.rollup_worker_url, application_name="rollups")
     actor = KeptDimension("actor", keeps_hours=False)
-    keep_dimensions(opened, (*(KeptDimension(name) for name in KEPT), actor))
-    yield opened
-    opened.close()
+    keep_dimensions(worker, (*(KeptDimension(name) for name in KEPT), actor))
+    return worker
 
 
 def put(owner: connection, worker: Database, events: list[Event]) -> None:

@@ -80,14 +80,6 @@ def settled(stack: LocalStack) -> Iterator[Asker]:
 
 
 @pytest.fixture
-def worker(database: TestDatabase) -> Iterator[Database]:
-    """The rollup worker's own connection."""
-    opened = Database(database.rollup_worker_url, application_name="rollups")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def asker(environ: dict[str, str], owner: connection, worker: Database) -> Asker:
     """Events of the test's own, all rolled up."""
     events = some_events()

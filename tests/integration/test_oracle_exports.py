@@ -2,7 +2,6 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,14 +40,6 @@ from tests.support.seed import insert_batch
 DAY = timedelta(days=1)
 TODAY = bucket_start(NOW, "day")
 GRAINS = {"hourly": "hour", "daily": "day", "monthly": "day"}
-
-
-@pytest.fixture
-def worker(database: TestDatabase) -> Iterator[Database]:
-    """The rollup worker's own connection."""
-    opened = Database(database.rollup_worker_url, application_name="rollups")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

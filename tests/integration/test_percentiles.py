@@ -1,6 +1,5 @@
 """Percentiles that are kept beside histograms: the same answers before and after, and with late events."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,13 +29,6 @@ UNKEPT = "percentiles_of IS DISTINCT FROM invocations"
 @pytest.fixture
 def gateway(environ: dict[str, str]) -> Gateway:
     return Gateway(environ)
-
-
-@pytest.fixture
-def worker(database: TestDatabase) -> Iterator[Database]:
-    opened = Database(database.rollup_worker_url, application_name="percentiles")
-    yield opened
-    opened.close()
 
 
 def store(owner: connection, worker: Database, events: list[Event]) -> None:
