@@ -45,8 +45,10 @@ class Merge:
             if stop:
                 return
             if rows >= _GROWTH * self._left.get((table, org_id, hour), 0):
-                taken, made = self._merge(table, org_id, hour)
-                self._left[table, org_id, hour] = rows - taken + made
+                merged = self._merge(table, org_id, hour)
+                if merged is not None:
+                    taken, made = merged
+                    self._left[table, org_id, hour] = rows - taken + made
 
     def merge_past(self, table: str, hour: datetime, stop: Stop) -> None:
         """Merge an hour that is over, one organisation after another. Raises DatabaseUnavailable."""
@@ -57,12 +59,13 @@ class Merge:
                 return
             self._merge(table, org_id, hour)
 
-    def _merge(self, table: str, org_id: str, hour: datetime) -> tuple[int, int]:
+    def _merge(self, table: str, org_id: str, hour: datetime) -> tuple[int, int] | None:
+        """Merge; None where another worker merges just now, perhaps something else."""
         with self._database.transaction() as cur:
             cur.execute(_SQL["share_rollups"])
             cur.execute(_SQL["try_lock_merge"])
             if cur.fetchone() != (True,):
-                return 0, 0
+                return None
             return _merge(cur, table, [org_id], hour)
 
 

@@ -1,7 +1,7 @@
 """Merging the rows of a group in the hours of a dimension: sums stay, whoever comes between."""
 
 import threading
-from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,18 +22,11 @@ from shared.process import Stop
 from shared.settings import KeptDimension
 from tests.support.cuts import Mix, expected, stored
 from tests.support.places import TestDatabase
-from tests.support.seed import insert_batch
+from tests.support.seed import connect, insert_batch
 
 HOUR = bucket_start(datetime.now(UTC), "hour")
 CLIENT = (KeptDimension("client"),)
 TABLE = "rollups_client_hours"
-
-
-@pytest.fixture
-def worker(database: TestDatabase) -> Iterator[Database]:
-    opened = Database(database.rollup_worker_url, application_name="merge under test")
-    yield opened
-    opened.close()
 
 
 def mix(count: int, seed: int) -> list[Event]:
@@ -97,6 +90,23 @@ def test_rows_are_merged_again_only_when_they_have_doubled(
     merging.merge_many(TABLE, HOUR, Stop())
     rows, groups = rows_and_groups(owner)
     assert rows == groups
+
+
+def test_what_another_worker_kept_this_one_from_merging_is_merged_the_next_time(
+    owner: connection, database: TestDatabase, worker: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "MIN_ROWS", 1)
+    keep_dimensions(worker, CLIENT)
+    for seed in range(2):
+        add(owner, worker, mix(300, seed))
+    merging = Merge(worker)
+    with closing(connect(database.owner_url)) as holder:
+        holder.cursor().execute("SELECT pg_advisory_lock(hashtext('analytics.merge_hour'))")
+        merging.merge_many(TABLE, HOUR, Stop())
+        rows, groups = rows_and_groups(owner)
+        assert rows > groups
+    merging.merge_many(TABLE, HOUR, Stop())
+    assert rows_and_groups(owner) == (groups, groups)
 
 
 def test_merging_beside_rollups_and_another_merge_counts_each_event_once(
