@@ -1,8 +1,8 @@
-"""Opens connections with limits on every wait, and turns the driver's errors into ours."""
+"""Opens connections to a server that takes writes, and turns the driver's errors into ours."""
 
 import psycopg2
 import psycopg2.errors as pg_errors
-from psycopg2.extensions import connection
+from psycopg2.extensions import connection, parse_dsn
 
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable, DuplicateRow
 
@@ -20,24 +20,14 @@ _UNAVAILABLE = (
 )
 
 
-def connect(
-    url: str,
-    *,
-    application_name: str,
-    statement_timeout_seconds: float,
-    lock_timeout_seconds: float,
-) -> connection:
-    """Open a connection in UTC with limits on every wait. Raises DatabaseUnavailable."""
-    options = {
-        "timezone": "UTC",
-        "statement_timeout": f"{statement_timeout_seconds * 1000:.0f}",
-        "lock_timeout": f"{lock_timeout_seconds * 1000:.0f}",
-        "idle_in_transaction_session_timeout": "60000",
-        # Plans are made for the values at hand anyway; compiling them costs more than it saves.
-        "jit": "off",
-    }
+def connect(url: str, *, application_name: str) -> connection:
+    """Open a connection that begins no transaction by itself. Raises DatabaseUnavailable.
+
+    Of several hosts it takes the first that takes writes; a standby is as good as away. Each host has 5 s to
+    answer.
+    """
     try:
-        return psycopg2.connect(
+        raw: connection = psycopg2.connect(
             url,
             application_name=application_name,
             connect_timeout=5,
@@ -46,10 +36,21 @@ def connect(
             keepalives_interval=2,
             keepalives_count=3,
             tcp_user_timeout=15_000,
-            options=" ".join(f"-c {name}={value}" for name, value in options.items()),
+            target_session_attrs=parse_dsn(url).get("target_session_attrs", "read-write"),
         )
     except psycopg2.Error as error:
         raise translated(error) from error
+    raw.autocommit = True
+    return raw
+
+
+def refuses_writes(raw: connection) -> bool:
+    """Whether the server has become a standby, or was made read-only, as far as it has told.
+
+    It tells so by itself, behind the answer to the next statement: that costs nothing.
+    """
+    tell = raw.info.parameter_status
+    return "on" in {tell("in_hot_standby"), tell("default_transaction_read_only")}
 
 
 def translated(error: psycopg2.Error) -> AnalyticsError:

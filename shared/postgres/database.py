@@ -6,15 +6,30 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
+import psycopg2.errors as pg_errors
 from psycopg2 import sql
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
-from shared.postgres.connection import connect, translated
+from shared.errors import AnalyticsError, DatabaseUnavailable
+from shared.postgres.connection import connect, refuses_writes, translated
 from shared.postgres.watchdog import cut, watchdog
+from shared.statements import load_statements
+
+_SQL = {name: text.rpartition("\n")[2] for name, text in load_statements("session.sql").items()}
+"""Each is sent many times a second: without its comment."""
+
+_LIMITS = " ".join(
+    _SQL[name] for name in ("statement_timeout", "lock_timeout", "idle_timeout", "timezone", "jit")
+)
+"""What each transaction sets, in the message that begins it: a pooler gives the next one another session."""
 
 
 class Database:
-    """One connection, opened when first needed and again after it failed. For one thread at a time."""
+    """One connection, opened when first needed and again after it failed. For one thread at a time.
+
+    A pooler of transactions may stand before the server: nothing is expected of the session but what its
+    transaction has set.
+    """
 
     def __init__(
         self,
@@ -27,8 +42,12 @@ class Database:
         self._url = url
         self._application_name = application_name
         self._statement_timeout_seconds = statement_timeout_seconds
-        self._lock_timeout_seconds = lock_timeout_seconds
+        self._limits = {
+            "statement_timeout_ms": round(statement_timeout_seconds * 1000),
+            "lock_timeout_ms": round(lock_timeout_seconds * 1000),
+        }
         self._raw: connection | None = None
+        self._can_listen = False
         self._streams = 0
 
     @contextmanager
@@ -46,23 +65,18 @@ class Database:
         Raises DatabaseUnavailable, DatabaseBusy, DatabaseRejected (DuplicateRow is one), or AnalyticsError
         for a bug in the SQL. After DatabaseUnavailable it is unknown whether the commit took place.
         """
-        raw = self._connection()
-        limit = time_limit_seconds or 2 * self._statement_timeout_seconds
-        try:
-            with watchdog.limit(raw, limit):
-                raw.set_session(
-                    isolation_level="REPEATABLE READ" if repeatable_read else "READ COMMITTED",
-                    readonly=read_only,
-                )
-                with raw.cursor() as cur:
-                    yield cur
-                raw.commit()
-        except psycopg2.Error as error:
-            self._give_up(raw)
-            raise translated(error) from error
-        except BaseException:
-            self._give_up(raw)
-            raise
+        begin = [_SQL["begin"]]
+        if repeatable_read:
+            begin.append(_SQL["repeatable_read"])
+        if read_only:
+            begin.append(_SQL["read_only"])
+        begin.append(_LIMITS)
+        with self._using(time_limit_seconds) as raw:
+            with raw.cursor() as cur:
+                cur.execute(" ".join(begin), self._limits)
+                yield cur
+            _require_writable(raw)
+            _commit(raw)
 
     @contextmanager
     def query(self, *, time_limit_seconds: float | None = None) -> Iterator[cursor]:
@@ -70,37 +84,48 @@ class Database:
 
         Raises as transaction() does.
         """
+        with self._using(time_limit_seconds) as raw, raw.cursor(cursor_factory=_LimitedCursor) as cur:
+            cur.limits = cur.mogrify(_LIMITS, self._limits)
+            yield cur
+            _require_writable(raw)
+
+    @contextmanager
+    def _using(self, time_limit_seconds: float | None) -> Iterator[connection]:
+        """Lend the connection for a transaction, which has ended afterwards; drop it where that is in doubt.
+
+        Raises our errors for the driver's.
+        """
         raw = self._connection()
-        limit = time_limit_seconds or 2 * self._statement_timeout_seconds
         try:
-            with watchdog.limit(raw, limit):
-                raw.autocommit = True
-                try:
-                    with raw.cursor() as cur:
-                        yield cur
-                finally:
-                    if not raw.closed:
-                        raw.autocommit = False
+            with watchdog.limit(raw, time_limit_seconds or 2 * self._statement_timeout_seconds):
+                yield raw
         except psycopg2.Error as error:
             self._give_up(raw)
+            if isinstance(error, pg_errors.ReadOnlySqlTransaction):
+                self.close()  # another host may take writes
             raise translated(error) from error
         except BaseException:
-            self.close()
+            self._give_up(raw)
             raise
 
     def wait_notified(self, listen: str, seconds: float) -> bool:
         """Wait for a notification, at most this long; return whether one came, or may have been missed.
 
         listen: a LISTEN statement. It is sent each time, so that a connection made anew listens too, and
-        one that is lost is noticed. Nobody listened before that, so then this returns True at once.
+        one that is lost is noticed. Nobody listened before that, so then this returns True at once. Behind a
+        pooler nothing can be heard: it is not sent, and this waits.
         Raises as transaction() does.
         """
-        was_listening = self._raw is not None and not self._raw.closed
+        was_connected = self._raw is not None and not self._raw.closed
         with self.query(time_limit_seconds=10) as cur:
-            cur.execute(listen)
-        if not was_listening:
+            raw = cur.connection
+            if not was_connected or not self._can_listen:
+                cur.execute(_SQL["session"])
+                self._can_listen = cur.fetchone() == (raw.info.backend_pid,)
+            if self._can_listen:
+                cur.execute(listen)
+        if not was_connected:
             return True
-        raw = self._connection()
         try:
             if not raw.notifies and select.select([raw], [], [], seconds)[0]:
                 raw.poll()
@@ -130,7 +155,8 @@ class Database:
         fetch = sql.SQL("FETCH FORWARD {} FROM {}").format(sql.Literal(rows_at_once), name)
         # One round trip where there are few rows. A statement ends with its semicolon.
         begin = sql.SQL("DECLARE {} NO SCROLL CURSOR FOR {} {}").format(name, sql.SQL(statement), fetch)
-        with self._connection().cursor() as cur:
+        assert self._raw is not None  # noqa: S101  the transaction's
+        with self._raw.cursor() as cur:
             self.limit(time_limit_seconds())
             cur.execute(begin, parameters)
             while True:
@@ -154,24 +180,22 @@ class Database:
             cut(raw)
 
     def _connection(self) -> connection:
+        if self._raw is not None and refuses_writes(self._raw):
+            self.close()
         if self._raw is None or self._raw.closed:
-            self._raw = connect(
-                self._url,
-                application_name=self._application_name,
-                statement_timeout_seconds=self._statement_timeout_seconds,
-                lock_timeout_seconds=self._lock_timeout_seconds,
-            )
+            self._raw = connect(self._url, application_name=self._application_name)
         return self._raw
 
     def _give_up(self, raw: connection) -> None:
         """Roll back, and drop a connection that cannot."""
         try:
-            with watchdog.limit(raw, 5):
-                raw.rollback()
+            if raw.info.transaction_status != TRANSACTION_STATUS_IDLE:
+                with watchdog.limit(raw, 5), raw.cursor() as cur:
+                    cur.execute(_SQL["roll_back"])
         except psycopg2.Error:
             self.close()
         else:
-            if raw.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            if raw.info.transaction_status != TRANSACTION_STATUS_IDLE or refuses_writes(raw):
                 self.close()
 
     def close(self) -> None:
@@ -180,3 +204,32 @@ class Database:
             with suppress(psycopg2.Error):
                 self._raw.close()
             self._raw = None
+
+
+class _LimitedCursor(cursor):
+    """Runs each statement in a transaction of its own, with the limits in the same message."""
+
+    limits = b""
+
+    def execute(self, query: str | bytes | sql.Composable, parameters: Any = None) -> None:
+        super().execute(self.limits + b" " + self.mogrify(query, parameters))
+
+
+def _require_writable(raw: connection) -> None:
+    """Raise DatabaseUnavailable where what was read may be old, since the primary has moved."""
+    if refuses_writes(raw):
+        raise DatabaseUnavailable("the server has become read-only: another may be the primary now")
+
+
+def _commit(raw: connection) -> None:
+    """Commit. Raises DatabaseUnavailable where a synchronous standby has not confirmed that.
+
+    Whoever cancels that wait lets the server report success, with a warning; it gives none otherwise.
+    """
+    raw.notices.clear()
+    with raw.cursor() as cur:
+        cur.execute(_SQL["commit"])
+        if cur.statusmessage != "COMMIT":
+            raise AnalyticsError("committed a transaction that had failed")
+    if raw.notices:
+        raise DatabaseUnavailable(" ".join(raw.notices[-1].split()))

@@ -11,7 +11,7 @@ _CHOICES = {
     "channel_binding": {"disable", "prefer", "require"},
     "sslnegotiation": {"postgres", "direct"},
     "load_balance_hosts": {"disable", "random"},
-    "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+    "target_session_attrs": {"read-write", "primary"},
 }
 """Options of libpq that it checks only when it connects."""
 

@@ -241,7 +241,7 @@ def _all() -> list[Fault]:
         ),
         Fault(
             "postgresql.commit_reply_lost",
-            partial(_lose_reply, b"COMMIT"),
+            partial(_lose_reply, b"COMMIT;"),
             partial(_lose_reply, None),
             "I1 I2 I4 I9",
             (1, 3),

@@ -75,7 +75,7 @@ def test_a_commit_whose_answer_is_lost_counts_once_and_as_accepted(
         )
     owner.close()
     committing = (
-        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT'"
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT;'"
         " AND state = 'active' AND application_name = 'ingestor'"
     )
     with TcpProxy.before(database.ingestor_url) as proxy:

@@ -140,6 +140,8 @@ def test_what_the_servers_take_is_taken(name: str, value: str) -> None:
         ("DATABASE_URL", "postgresql://h/db?unheard_of=1", "unheard_of"),
         ("DATABASE_URL", "postgresql://h/db?sslmode=sure", "sslmode"),
         ("DATABASE_URL", "postgresql://h/db?target_session_attrs=write", "target_session_attrs"),
+        ("DATABASE_URL", "postgresql://h1,h2/db?target_session_attrs=any", "primary, read-write"),
+        ("DATABASE_URL", "postgresql://h/db?target_session_attrs=prefer-standby", "primary, read-write"),
         ("DATABASE_URL", "postgresql://h:99999/db", "port"),
         ("DATABASE_URL", "postgresql://h1:1,h2:2,h3/db?port=1,2", "2 ports for 3 hosts"),
         ("DATABASE_URL", "mysql://h/db", "postgresql://"),
