@@ -47,13 +47,12 @@ class Days:
         with self._database.query() as cur:
             dimensions = list_dimensions(cur)
         for dimension in dimensions:
-            if dimension.hours_table is not None and dimension.days_until is not None:
+            if dimension.days_until is not None:
                 self._merge.merge_many(dimension.hours_table, dimension.days_until, stop)
 
     def _add_hour(self, dimension: Dimension, stop: Stop) -> bool:
-        assert dimension.hours_table is not None  # noqa: S101  the table's CHECK
         statement = with_tables(
-            _ROLLUPS["add_hour_to_days"], hours_table=dimension.hours_table, days_table=dimension.days_table
+            _ROLLUPS["add_hour_to_days"], hours_table=dimension.hours_table, table=dimension.days_table
         )
         hour = self._hour_to_add(dimension)
         if hour is None:
@@ -67,6 +66,8 @@ class Days:
             merge_rest(cur, dimension.hours_table, hour)
             cur.execute(statement, {"hour": hour})
             rows = cur.rowcount
+            if not dimension.keeps_hours:
+                cur.execute(with_tables(_ROLLUPS["remove_hour"], table=dimension.hours_table), {"hour": hour})
             cur.execute(_SQL["hour_added"], {"name": dimension.name})
         _log.info("hour added to days", dimension=dimension.name, hour=hour.isoformat(), rows=rows)
         return True

@@ -6,9 +6,11 @@ workers with different settings leave no hole. The settings only ever add to it.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import structlog
 
+from shared.pieces import DAY_MINUTES, HOUR_MINUTES
 from shared.postgres import Cursor, Database
 from shared.settings import KeptDimension
 from shared.statements import load_statements
@@ -20,24 +22,37 @@ _ROLLUPS = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("dimensions")
 
 
+class Part(NamedTuple):
+    """A table of rollups, its grain in minutes, and which hours it holds: [since, until), None for no end."""
+
+    table: str
+    grain: int
+    since: datetime | None = None
+    until: datetime | None = None
+
+
 @dataclass(frozen=True)
 class Dimension:
     """A row of analytics.rollup_dimensions, which explains each field. The name is '' for models alone."""
 
     name: str
     groupable: bool
-    hours_table: str | None
+    hours_table: str
     days_table: str
+    keeps_hours: bool
     hours_kept: timedelta | None
     complete_since: datetime | None
     days_until: datetime | None
     holes: int
 
     @property
-    def parts(self) -> list[tuple[str, int, datetime | None]]:
-        """Each part's table, its grain in minutes, and the end of the hours it holds (None: it holds all)."""
-        hours = [(self.hours_table, 60, None)] if self.hours_table else []
-        return [*hours, (self.days_table, 1440, self.days_until)]
+    def parts(self) -> tuple[Part, Part]:
+        """Its hours and its days. Where only days are kept, those hours that are not in them yet."""
+        since = None if self.keeps_hours else self.days_until
+        return (
+            Part(self.hours_table, HOUR_MINUTES, since=since),
+            Part(self.days_table, DAY_MINUTES, until=self.days_until),
+        )
 
 
 def list_dimensions(cur: Cursor) -> list[Dimension]:
@@ -84,11 +99,11 @@ def keep_dimensions(database: Database, wanted: tuple[KeptDimension, ...]) -> No
         )
     for each in wanted:
         known = kept.get(each.name)
-        if known and each.keeps_hours != (known.hours_table is not None):
+        if known and each.keeps_hours != known.keeps_hours:
             _log.warning(
                 "dimension keeps hours or not as it began; drop it and backfill it to change that",
                 dimension=each.name,
-                keeps_hours=known.hours_table is not None,
+                keeps_hours=known.keeps_hours,
             )
 
 

@@ -85,6 +85,7 @@ def _hours(
 
 def _merge(cur: Cursor, table: str, org_ids: list[str], hour: datetime) -> tuple[int, int]:
     """Merge; return how many rows were taken and how many were made."""
+    cur.execute(_SQL["set_work_mem"])
     cur.execute(with_tables(_SQL["merge_hour"], table=table), {"org_ids": org_ids, "hour": hour})
     [(taken, made)] = cur.fetchall()
     if taken:

@@ -8,28 +8,77 @@ from shared.pieces import DAY_MINUTES, HOUR_MINUTES
 from shared.postgres import Cursor
 from shared.statements import load_statements, with_tables
 
+MIN_SHARE = 2 / 3
+"""Groups by event from which a row is appended for each event and none is grouped."""
+
 _SQL = load_statements("rollups.sql")
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 
 
-def add_gathered(cur: Cursor, dimensions: Sequence[Dimension], *, oldest: datetime) -> int:
-    """Add the events of the table `gathered`, none older than this, to the dimensions' parts.
+class Shares:
+    """How many groups an event made, by dimension, where events were last grouped.
+
+    The more events are grouped at once, the fewer groups each makes: so what is known holds for at most twice
+    as many. Whoever keeps one forgets it now and then, since traffic changes.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, int]] = {}
+
+    def forget(self) -> None:
+        """Have the next events grouped."""
+        self._known.clear()
+
+    def note(self, dimension: str, *, events: int, groups: int) -> None:
+        """Note that so many events made so many groups."""
+        self._known[dimension] = groups / events, events
+
+    def nearly_each(self, dimension: str, events: int) -> bool:
+        """Return whether nearly each of so many events is a group of its own."""
+        share, of = self._known.get(dimension, (0.0, 0))
+        return share >= MIN_SHARE and events <= 2 * of
+
+
+def create_tables(cur: Cursor) -> None:
+    """Make the transaction one that gathers events: memory, and the temporary tables."""
+    cur.execute(_SQL["set_temp_buffers"])
+    cur.execute(_SQL["set_work_mem"])
+    cur.execute(_SQL["create_gathered"])
+    cur.execute(_SQL["create_summed"])
+
+
+def add_gathered(
+    cur: Cursor, dimensions: Sequence[Dimension], *, events: int, oldest: datetime, shares: Shares
+) -> int:
+    """Add the events of the table `gathered`, so many and none older than this, to the dimensions' parts.
 
     The dimensions in the order of list_dimensions. Returns how many rows of days were added or changed.
     """
     days = 0
     for dimension in dimensions:
-        for table, grain, until in dimension.parts:
+        if not dimension.name:
+            cur.execute(_SQL["sum_models"])
+        for table, grain, since, until in dimension.parts:
             if until is not None and oldest >= until:
                 continue
-            name = "add_error_codes" if dimension.name == ERROR_CODE else "add"
-            if dimension.groupable and grain == HOUR_MINUTES:
-                name = "append"
-            parameters = {"dimension": dimension.name, "grain": grain, "until": until}
+            name = _statement(dimension, grain)
+            if name == "append" and shares.nearly_each(dimension.name, events):
+                name = "append_each"
+            parameters = {"dimension": dimension.name, "grain": grain, "since": since, "until": until}
             cur.execute(with_tables(_SQL[name], table=table), parameters)
+            if name == "append":
+                shares.note(dimension.name, events=events, groups=cur.rowcount)
             days += cur.rowcount if grain == DAY_MINUTES else 0
     return days
+
+
+def _statement(dimension: Dimension, grain: int) -> str:
+    if not dimension.name:
+        return "add_models"
+    if dimension.name == ERROR_CODE:
+        return "add_error_codes"
+    return "append" if grain == HOUR_MINUTES else "add"
 
 
 def make_day_again(cur: Cursor, dimensions: list[Dimension], day: datetime, org_ids: list[str]) -> int:
@@ -39,14 +88,12 @@ def make_day_again(cur: Cursor, dimensions: list[Dimension], day: datetime, org_
     changed.
     """
     for dimension in dimensions:
-        for table, _, _ in dimension.parts:
+        for part in dimension.parts:
             cur.execute(
-                with_tables(_SQL["clear_day"], table=table),
+                with_tables(_SQL["clear_day"], table=part.table),
                 {"day": day, "next_day": day + _DAY, "org_ids": org_ids},
             )
-    cur.execute(_SQL["set_temp_buffers"])
-    cur.execute(_SQL["set_work_mem"])
-    cur.execute(_SQL["create_gathered"])
+    create_tables(cur)
     made = 0
     for number in range(24):
         hour = day + number * _HOUR
@@ -56,5 +103,5 @@ def make_day_again(cur: Cursor, dimensions: list[Dimension], day: datetime, org_
             {"hour": hour, "next_hour": hour + _HOUR, "org_ids": org_ids} | fields_needed(dimensions),
         )
         if cur.rowcount:
-            made += add_gathered(cur, dimensions, oldest=hour)
+            made += add_gathered(cur, dimensions, events=cur.rowcount, oldest=hour, shares=Shares())
     return made

@@ -48,7 +48,7 @@ class Percentiles:
         """Keep those of the last hours and days, and some of the walk's. Raises DatabaseUnavailable."""
         with self._database.query() as cur:
             models = next(each for each in list_dimensions(cur) if not each.name)
-            tables = {grain: table for table, grain, _ in models.parts}
+            tables = {part.grain: part.table for part in models.parts}
             cur.execute(_SQL["over_since"])
             [(until,)] = cur.fetchall()
         today = bucket_start(until, "day")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import structlog
 
 from rollup_worker.dimensions import fields_needed, list_dimensions
-from rollup_worker.parts import add_gathered
+from rollup_worker.parts import Shares, add_gathered, create_tables
 from shared.buckets import bucket_start
 from shared.clock import Clock, utc_now
 from shared.errors import DatabaseUnavailable
@@ -52,6 +52,7 @@ class Rollups:
         self._clock = clock
         self._max_batches = MAX_BATCHES
         self._next_analyze = 0.0
+        self._shares = Shares()
         self.more_wait = False
         """Whether the last claim took as many as it may."""
 
@@ -88,12 +89,16 @@ class Rollups:
         }
         if claim.oldest:
             dimensions = list_dimensions(cur)
-            cur.execute(_SQL["set_temp_buffers"])
-            cur.execute(_SQL["set_work_mem"])
-            cur.execute(_SQL["create_gathered"])
+            create_tables(cur)
             cur.execute(_SQL["gather_batches"], parameters | fields_needed(dimensions))
             self._analyze(cur, claim.events)
-            add_gathered(cur, dimensions, oldest=bucket_start(claim.oldest, "hour"))
+            add_gathered(
+                cur,
+                dimensions,
+                events=claim.events,
+                oldest=bucket_start(claim.oldest, "hour"),
+                shares=self._shares,
+            )
             cur.execute(_SQL["note_freshness"])
         cur.execute(_SQL["mark_batches"], parameters)
 
@@ -102,6 +107,7 @@ class Rollups:
         if events >= _MIN_EVENTS_TO_ANALYZE and time.monotonic() >= self._next_analyze:
             cur.execute(_SQL["set_statistics_target"])
             cur.execute(_SQL["analyze_gathered"])
+            self._shares.forget()
             self._next_analyze = time.monotonic() + _ANALYZE_EVERY_SECONDS
 
     def _count(self, claim: Claim, seconds: float) -> None:

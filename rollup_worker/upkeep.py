@@ -112,7 +112,7 @@ class Upkeep:
         with self._database.query() as cur:
             dimensions = list_dimensions(cur)
         for dimension in dimensions:
-            for table, grain, _ in dimension.parts:
+            for table, grain, *_ in dimension.parts:
                 cutoff = oldest
                 if grain == 60 and dimension.hours_kept:
                     cutoff = max(oldest, bucket_start(now - dimension.hours_kept, "day"))
@@ -138,7 +138,7 @@ class Upkeep:
                 if pruning.table:
                     cur.execute(_ROLLUPS["share_rollups"])
                     if not any(
-                        pruning.table in (part[0] for part in each.parts) for each in list_dimensions(cur)
+                        pruning.table in (part.table for part in each.parts) for each in list_dimensions(cur)
                     ):
                         break  # dropped with its dimension just now
                     statement = with_tables(statement, table=pruning.table)

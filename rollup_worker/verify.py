@@ -137,14 +137,15 @@ def _differences(cur: Cursor, dimension: Dimension, day: _Day) -> list[str]:
         rows = fetch_rows(cur, _VERIFY["compare_error_codes"], day.parameters)
         return [_describe_error_code(row) for row in rows]
     found = []
-    for table, grain, until in dimension.parts:
+    complete_since = dimension.complete_since if dimension.name else None
+    for table, grain, part_since, until in dimension.parts:
         if grain == 60 and dimension.hours_kept and day.start < utc_now() - dimension.hours_kept:
             continue  # some of its hours may be gone
         parameters = {
             "dimension": dimension.name,
             "grain": grain,
             "until": until,
-            "since": dimension.complete_since if dimension.name else None,
+            "since": max(filter(None, (part_since, complete_since)), default=None),
             "all_since": dimension.complete_since,
         }
         rows = fetch_rows(cur, with_tables(_VERIFY["compare"], table=table), day.parameters | parameters)

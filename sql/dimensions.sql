@@ -1,6 +1,6 @@
 -- name: list
 -- The dimensions that are kept, in the order in which every rollup adds to them.
-SELECT name, groupable, hours_table, days_table, hours_kept, complete_since, days_until, holes
+SELECT name, groupable, hours_table, days_table, keeps_hours, hours_kept, complete_since, days_until, holes
 FROM analytics.rollup_dimensions ORDER BY name;
 
 -- name: add

@@ -74,63 +74,81 @@ ANALYZE gathered (org_id, model_id, hour, client_id, actor_id, api_key_id, provi
 
 -- name: empty_gathered
 -- Makes room for the next hour's events.
-TRUNCATE gathered;
+TRUNCATE gathered, summed;
+
+-- name: create_summed
+-- Where a transaction keeps what the gathered events of each hour and model sum to. Empty at each commit.
+CREATE TEMPORARY TABLE IF NOT EXISTS summed (
+    org_id uuid, hour timestamptz, model_id text COLLATE "C", last_event_at timestamptz, invocations bigint,
+    status_error bigint, status_timeout bigint, status_throttled bigint,
+    input_tokens numeric, output_tokens numeric, cached_input_tokens numeric, cache_write_input_tokens numeric,
+    reasoning_tokens numeric, cost_estimate_cents numeric, success_output_tokens numeric, success_latency_ms numeric,
+    latency_bins smallint[], latency_counts bigint[], first_token_bins smallint[], first_token_counts bigint[]
+) ON COMMIT DELETE ROWS;
+
+-- relation: sums
+-- What events sum to.
+    count(*) AS invocations,
+    count(*) FILTER (WHERE status = 'error') AS status_error,
+    count(*) FILTER (WHERE status = 'timeout') AS status_timeout,
+    count(*) FILTER (WHERE status = 'throttled') AS status_throttled,
+    sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+    coalesce(sum(cached_input_tokens), 0) AS cached_input_tokens,
+    coalesce(sum(cache_write_input_tokens), 0) AS cache_write_input_tokens,
+    coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
+    sum(cost_estimate_cents) AS cost_estimate_cents,
+    coalesce(sum(output_tokens) FILTER (WHERE status = 'success'), 0) AS success_output_tokens,
+    coalesce(sum(latency_ms) FILTER (WHERE status = 'success'), 0) AS success_latency_ms,
+    array_agg(latency_bin) AS latency_bins, count(first_token_bin) AS first_tokens,
+    array_agg(first_token_bin) FILTER (WHERE first_token_bin IS NOT NULL) AS first_token_bins
+
+-- relation: histograms
+-- The histograms of `sums`: few bins as they come, many folded.
+    CASE WHEN invocations > 32 THEN (analytics.latency_fold(latency_bins)).latency_bins ELSE latency_bins END,
+    CASE WHEN invocations > 32 THEN (analytics.latency_fold(latency_bins)).latency_counts
+         ELSE array_fill(1::bigint, ARRAY[invocations::integer]) END,
+    CASE WHEN first_tokens > 32 THEN (analytics.latency_fold(first_token_bins)).latency_bins
+         ELSE coalesce(first_token_bins, '{}') END,
+    CASE WHEN first_tokens > 32 THEN (analytics.latency_fold(first_token_bins)).latency_counts
+         ELSE array_fill(1::bigint, ARRAY[first_tokens::integer]) END
+
+-- relation: columns
+-- The columns of a part that are written.
+    (org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
+     input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+     cost_estimate_cents, success_output_tokens, success_latency_ms,
+     latency_bins, latency_counts, first_token_bins, first_token_counts)
+
+-- relation: events
+-- The gathered events with their bucket, the hour or the UTC day, and their value of the dimension; an event without
+-- one is left out. Only hours from `since` on and before `until`, where those are not NULL.
+(
+    SELECT *
+    FROM (SELECT *, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket_start,
+                 CASE %(dimension)s WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
+                      WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
+                      ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END AS value
+          FROM gathered
+          WHERE (%(since)s::timestamptz IS NULL OR hour >= %(since)s::timestamptz)
+            AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)) AS each
+    WHERE value IS NOT NULL
+) AS event
 
 -- relation: added
--- The gathered events as rows of a part of the rollups: by the bucket of their hour or UTC day, their model and their
--- value of the dimension; an event without one is left out. Only hours before `until`, where that is not NULL. In key
--- order, so that two workers never wait for each other.
-(
-    org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
-    input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-    cost_estimate_cents, success_output_tokens, success_latency_ms,
-    latency_bins, latency_counts, first_token_bins, first_token_counts)
+-- The gathered events as rows of a part of the rollups. In key order, so that two workers never wait for each other.
 SELECT org_id, bucket_start, model_id, value, invocations, status_error + status_timeout + status_throttled,
        status_error, status_timeout, status_throttled,
        input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-       cost_estimate_cents, success_output_tokens, success_latency_ms,
-       CASE WHEN invocations > 32 THEN (analytics.latency_fold(latency_bins)).latency_bins ELSE latency_bins END,
-       CASE WHEN invocations > 32 THEN (analytics.latency_fold(latency_bins)).latency_counts
-            ELSE array_fill(1::bigint, ARRAY[invocations::integer]) END,
-       CASE WHEN first_tokens > 32 THEN (analytics.latency_fold(first_token_bins)).latency_bins
-            ELSE coalesce(first_token_bins, '{}') END,
-       CASE WHEN first_tokens > 32 THEN (analytics.latency_fold(first_token_bins)).latency_counts
-            ELSE array_fill(1::bigint, ARRAY[first_tokens::integer]) END
+       cost_estimate_cents, success_output_tokens, success_latency_ms, {histograms}
 FROM (
-    SELECT org_id, bucket_start, model_id, value, count(*) AS invocations,
-           count(*) FILTER (WHERE status = 'error') AS status_error,
-           count(*) FILTER (WHERE status = 'timeout') AS status_timeout,
-           count(*) FILTER (WHERE status = 'throttled') AS status_throttled,
-           sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-           coalesce(sum(cached_input_tokens), 0) AS cached_input_tokens,
-           coalesce(sum(cache_write_input_tokens), 0) AS cache_write_input_tokens,
-           coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens,
-           sum(cost_estimate_cents) AS cost_estimate_cents,
-           coalesce(sum(output_tokens) FILTER (WHERE status = 'success'), 0) AS success_output_tokens,
-           coalesce(sum(latency_ms) FILTER (WHERE status = 'success'), 0) AS success_latency_ms,
-           array_agg(latency_bin) AS latency_bins, count(first_token_bin) AS first_tokens,
-           array_agg(first_token_bin) FILTER (WHERE first_token_bin IS NOT NULL) AS first_token_bins
-    FROM (
-        SELECT *, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket_start,
-               CASE %(dimension)s WHEN '' THEN '' WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
-                    WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
-                    ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END AS value
-        FROM gathered
-        WHERE %(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz
-    ) AS events
-    WHERE value IS NOT NULL
+    SELECT org_id, bucket_start, model_id, value, {sums}
+    FROM {events}
     GROUP BY org_id, bucket_start, model_id, value
     ORDER BY org_id, bucket_start, model_id, value
 ) AS added
 
--- name: append
--- Appends the gathered events to the hours of a dimension, whose groups may have several rows; see merge_hour.
-INSERT INTO analytics.{table} {added};
-
--- name: add
--- Adds the gathered events to a part of the rollups that has one row for each group. Bins are appended and seldom
--- folded.
-INSERT INTO analytics.{table} AS rollup {added}
+-- relation: add_up
+-- What becomes of a group that has a row. Bins are appended and seldom folded.
 ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET
     invocations = rollup.invocations + excluded.invocations,
     errors = rollup.errors + excluded.errors,
@@ -152,7 +170,58 @@ ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET
     first_token_bins = analytics.append_bins(rollup.first_token_bins, rollup.first_token_counts,
                                              excluded.first_token_bins, excluded.first_token_counts),
     first_token_counts = analytics.append_counts(rollup.first_token_bins, rollup.first_token_counts,
-                                                 excluded.first_token_bins, excluded.first_token_counts);
+                                                 excluded.first_token_bins, excluded.first_token_counts)
+
+-- name: append
+-- Appends the gathered events to the hours of a dimension, whose groups may have several rows; see merge_hour.
+INSERT INTO analytics.{table} {columns}
+{added};
+
+-- name: append_each
+-- As `append`, a row for each event: where nearly each is a group of its own, to group them costs more than it saves.
+INSERT INTO analytics.{table} {columns}
+SELECT org_id, bucket_start, model_id, value, 1, (status <> 'success')::int,
+       (status = 'error')::int, (status = 'timeout')::int, (status = 'throttled')::int,
+       input_tokens, output_tokens, coalesce(cached_input_tokens, 0), coalesce(cache_write_input_tokens, 0),
+       coalesce(reasoning_tokens, 0), cost_estimate_cents,
+       CASE WHEN status = 'success' THEN output_tokens ELSE 0 END, CASE WHEN status = 'success' THEN latency_ms ELSE 0 END,
+       ARRAY[latency_bin], '{1}',
+       CASE WHEN first_token_bin IS NULL THEN '{}' ELSE ARRAY[first_token_bin] END,
+       CASE WHEN first_token_bin IS NULL THEN '{}' ELSE '{1}'::bigint[] END
+FROM {events};
+
+-- name: add
+-- Adds the gathered events to a part of the rollups that has one row for each group.
+INSERT INTO analytics.{table} AS rollup {columns}
+{added}
+{add_up};
+
+-- name: sum_models
+-- Sums the gathered events by hour and model, once for what follows.
+INSERT INTO summed
+SELECT org_id, hour, model_id, last_event_at, invocations, status_error, status_timeout, status_throttled,
+       input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+       cost_estimate_cents, success_output_tokens, success_latency_ms, {histograms}
+FROM (
+    SELECT org_id, hour, model_id, max(occurred_at) AS last_event_at, {sums}
+    FROM gathered
+    GROUP BY org_id, hour, model_id
+) AS added;
+
+-- name: add_models
+-- Adds those sums to the models' hours or days. In key order, so that two workers never wait for each other.
+INSERT INTO analytics.{table} AS rollup {columns}
+SELECT org_id, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket, model_id, '',
+       sum(invocations), sum(status_error + status_timeout + status_throttled),
+       sum(status_error), sum(status_timeout), sum(status_throttled),
+       sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(cache_write_input_tokens),
+       sum(reasoning_tokens), sum(cost_estimate_cents), sum(success_output_tokens), sum(success_latency_ms),
+       analytics.concat(latency_bins), analytics.concat(latency_counts),
+       analytics.concat(first_token_bins), analytics.concat(first_token_counts)
+FROM summed
+GROUP BY org_id, bucket, model_id
+ORDER BY org_id, bucket, model_id
+{add_up};
 
 -- name: add_error_codes
 -- Adds the gathered events' error codes to a part of the rollups; they count and sum nothing else.
@@ -184,49 +253,57 @@ SELECT pg_try_advisory_xact_lock(hashtext('analytics.merge_hour'));
 
 -- name: merge_hour
 -- Makes one row of several that some organisations have for a group in an hour of a dimension. Returns how many rows
--- were taken and how many were made.
-WITH several AS MATERIALIZED (
-    SELECT org_id, model_id, value FROM analytics.{table}
-    WHERE org_id = ANY (%(org_ids)s::uuid[]) AND bucket_start = %(hour)s
-    GROUP BY org_id, model_id, value HAVING count(*) > 1
-), taken AS (
-    DELETE FROM analytics.{table} AS part USING several
-    WHERE part.org_id = ANY (%(org_ids)s::uuid[]) AND part.bucket_start = %(hour)s
-      AND (part.org_id, part.model_id, part.value) = (several.org_id, several.model_id, several.value)
-    RETURNING part.*
-), latencies AS (
-    SELECT org_id, model_id, value, array_agg(bin ORDER BY bin) AS bins, array_agg(events ORDER BY bin) AS counts
-    FROM (SELECT org_id, model_id, value, bin, sum(events)::bigint AS events
-          FROM taken, unnest(latency_bins, latency_counts) AS entry (bin, events)
-          WHERE events > 0 GROUP BY org_id, model_id, value, bin) AS folded
-    GROUP BY org_id, model_id, value
-), first_tokens AS (
-    SELECT org_id, model_id, value, array_agg(bin ORDER BY bin) AS bins, array_agg(events ORDER BY bin) AS counts
-    FROM (SELECT org_id, model_id, value, bin, sum(events)::bigint AS events
-          FROM taken, unnest(first_token_bins, first_token_counts) AS entry (bin, events)
-          WHERE events > 0 GROUP BY org_id, model_id, value, bin) AS folded
+-- were taken and how many were made. Rows are found by a window and not by a join: how many there are of a group is
+-- what the planner cannot know, and it would compare each with each. A row's bins are unnested, so that one sort
+-- serves all; its sums count with the first of them.
+WITH taken AS (
+    DELETE FROM analytics.{table} WHERE ctid = ANY (ARRAY(
+        SELECT ctid
+        FROM (SELECT ctid, count(*) OVER (PARTITION BY org_id, model_id, value) AS of_group FROM analytics.{table}
+              WHERE org_id = ANY (%(org_ids)s::uuid[]) AND bucket_start = %(hour)s) AS found
+        WHERE of_group > 1))
+    RETURNING *
+), merged AS (
+    SELECT org_id, model_id, value,
+           sum(invocations) FILTER (WHERE is_first) AS invocations, sum(errors) FILTER (WHERE is_first) AS errors,
+           sum(status_error) FILTER (WHERE is_first) AS status_error,
+           sum(status_timeout) FILTER (WHERE is_first) AS status_timeout,
+           sum(status_throttled) FILTER (WHERE is_first) AS status_throttled,
+           sum(input_tokens) FILTER (WHERE is_first) AS input_tokens,
+           sum(output_tokens) FILTER (WHERE is_first) AS output_tokens,
+           sum(cached_input_tokens) FILTER (WHERE is_first) AS cached_input_tokens,
+           sum(cache_write_input_tokens) FILTER (WHERE is_first) AS cache_write_input_tokens,
+           sum(reasoning_tokens) FILTER (WHERE is_first) AS reasoning_tokens,
+           sum(cost_estimate_cents) FILTER (WHERE is_first) AS cost_estimate_cents,
+           sum(success_output_tokens) FILTER (WHERE is_first) AS success_output_tokens,
+           sum(success_latency_ms) FILTER (WHERE is_first) AS success_latency_ms,
+           coalesce(array_agg(bin) FILTER (WHERE bin IS NOT NULL), '{}') AS bins,
+           coalesce(array_agg(events) FILTER (WHERE bin IS NOT NULL), '{}') AS counts,
+           coalesce(array_agg(token_bin) FILTER (WHERE token_bin IS NOT NULL), '{}') AS token_bins,
+           coalesce(array_agg(tokens) FILTER (WHERE token_bin IS NOT NULL), '{}') AS token_counts
+    FROM (SELECT taken.*, bin, events, token_bin, tokens, coalesce(number, 1) = 1 AS is_first
+          FROM taken
+          LEFT JOIN LATERAL unnest(latency_bins, latency_counts, first_token_bins, first_token_counts)
+              WITH ORDINALITY AS entry (bin, events, token_bin, tokens, number) ON true) AS entries
     GROUP BY org_id, model_id, value
 ), made AS (
-    INSERT INTO analytics.{table} (
-        org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
-        input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-        cost_estimate_cents, success_output_tokens, success_latency_ms,
-        latency_bins, latency_counts, first_token_bins, first_token_counts)
+    INSERT INTO analytics.{table} {columns}
     SELECT org_id, %(hour)s, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
            input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
            cost_estimate_cents, success_output_tokens, success_latency_ms,
-           coalesce(latencies.bins, '{}'), coalesce(latencies.counts, '{}'),
-           coalesce(first_tokens.bins, '{}'), coalesce(first_tokens.counts, '{}')
-    FROM (SELECT org_id, model_id, value, sum(invocations) AS invocations, sum(errors) AS errors,
-                 sum(status_error) AS status_error, sum(status_timeout) AS status_timeout,
-                 sum(status_throttled) AS status_throttled, sum(input_tokens) AS input_tokens,
-                 sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens,
-                 sum(cache_write_input_tokens) AS cache_write_input_tokens,
-                 sum(reasoning_tokens) AS reasoning_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
-                 sum(success_output_tokens) AS success_output_tokens, sum(success_latency_ms) AS success_latency_ms
-          FROM taken GROUP BY org_id, model_id, value) AS sums
-    LEFT JOIN latencies USING (org_id, model_id, value)
-    LEFT JOIN first_tokens USING (org_id, model_id, value)
+           coalesce(latency.bins, merged.bins), coalesce(latency.counts, merged.counts),
+           coalesce(first_token.bins, merged.token_bins), coalesce(first_token.counts, merged.token_counts)
+    FROM merged
+    CROSS JOIN LATERAL (
+        SELECT array_agg(bin ORDER BY bin) AS bins, array_agg(events ORDER BY bin) AS counts
+        FROM (SELECT bin, sum(events)::bigint AS events
+              FROM unnest(CASE WHEN cardinality(merged.bins) > 64 THEN merged.bins END, merged.counts) AS entry (bin, events)
+              WHERE bin IS NOT NULL AND events > 0 GROUP BY bin) AS folded) AS latency
+    CROSS JOIN LATERAL (
+        SELECT array_agg(bin ORDER BY bin) AS bins, array_agg(events ORDER BY bin) AS counts
+        FROM (SELECT bin, sum(events)::bigint AS events
+              FROM unnest(CASE WHEN cardinality(token_bins) > 64 THEN token_bins END, token_counts) AS entry (bin, events)
+              WHERE bin IS NOT NULL AND events > 0 GROUP BY bin) AS folded) AS first_token
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM made);
@@ -234,11 +311,7 @@ SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM made);
 -- name: add_hour_to_days
 -- Adds a past hour's rollups of a dimension to its days, after its rows were merged. Organisations are taken from
 -- model_freshness, since an hour is found by its organisation.
-INSERT INTO analytics.{days_table} AS rollup (
-    org_id, bucket_start, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
-    input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-    cost_estimate_cents, success_output_tokens, success_latency_ms,
-    latency_bins, latency_counts, first_token_bins, first_token_counts)
+INSERT INTO analytics.{table} AS rollup {columns}
 SELECT hours.org_id, date_trunc('day', hours.bucket_start, 'UTC'), model_id, value,
        invocations, errors, status_error, status_timeout, status_throttled,
        input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
@@ -247,33 +320,18 @@ SELECT hours.org_id, date_trunc('day', hours.bucket_start, 'UTC'), model_id, val
 FROM (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(hour)s) AS active
 JOIN analytics.{hours_table} AS hours ON hours.org_id = active.org_id AND hours.bucket_start = %(hour)s
 ORDER BY org_id, model_id, value
-ON CONFLICT ON CONSTRAINT {days_table}_pkey DO UPDATE SET
-    invocations = rollup.invocations + excluded.invocations,
-    errors = rollup.errors + excluded.errors,
-    status_error = rollup.status_error + excluded.status_error,
-    status_timeout = rollup.status_timeout + excluded.status_timeout,
-    status_throttled = rollup.status_throttled + excluded.status_throttled,
-    input_tokens = rollup.input_tokens + excluded.input_tokens,
-    output_tokens = rollup.output_tokens + excluded.output_tokens,
-    cached_input_tokens = rollup.cached_input_tokens + excluded.cached_input_tokens,
-    cache_write_input_tokens = rollup.cache_write_input_tokens + excluded.cache_write_input_tokens,
-    reasoning_tokens = rollup.reasoning_tokens + excluded.reasoning_tokens,
-    cost_estimate_cents = rollup.cost_estimate_cents + excluded.cost_estimate_cents,
-    success_output_tokens = rollup.success_output_tokens + excluded.success_output_tokens,
-    success_latency_ms = rollup.success_latency_ms + excluded.success_latency_ms,
-    latency_bins = analytics.append_bins(rollup.latency_bins, rollup.latency_counts,
-                                         excluded.latency_bins, excluded.latency_counts),
-    latency_counts = analytics.append_counts(rollup.latency_bins, rollup.latency_counts,
-                                             excluded.latency_bins, excluded.latency_counts),
-    first_token_bins = analytics.append_bins(rollup.first_token_bins, rollup.first_token_counts,
-                                             excluded.first_token_bins, excluded.first_token_counts),
-    first_token_counts = analytics.append_counts(rollup.first_token_bins, rollup.first_token_counts,
-                                                 excluded.first_token_bins, excluded.first_token_counts);
+{add_up};
+
+-- name: remove_hour
+-- Removes a past hour of a dimension that keeps days alone, in the transaction that adds it to them.
+DELETE FROM analytics.{table} AS part
+USING (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(hour)s) AS active
+WHERE part.org_id = active.org_id AND bucket_start = %(hour)s;
 
 -- name: note_freshness
 -- Notes the newest event that the rollups now show, by model.
 INSERT INTO analytics.model_freshness AS known (org_id, model_id, last_event_at, last_rollup_at)
-SELECT org_id, model_id, max(occurred_at), clock_timestamp() FROM gathered
+SELECT org_id, model_id, max(last_event_at), clock_timestamp() FROM summed
 GROUP BY org_id, model_id
 ORDER BY org_id, model_id
 ON CONFLICT (org_id, model_id) DO UPDATE SET

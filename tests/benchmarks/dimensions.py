@@ -28,12 +28,9 @@ _EVENT_BYTES = """
             WHERE inhparent = 'analytics.usage_events'::regclass)
          / (SELECT count(*) FROM analytics.usage_events)"""
 _ROW_BYTES = """
-    SELECT name, CASE WHEN hours_table IS NULL THEN 'day' ELSE 'hour' END,
-           pg_total_relation_size(('analytics.' || coalesce(hours_table, days_table))::regclass)
+    SELECT name, pg_total_relation_size(('analytics.' || hours_table)::regclass)
     FROM analytics.rollup_dimensions"""
-_ROWS = """
-    SELECT dimension, count(*) FROM analytics.rollups
-    WHERE grain = 60 OR dimension = 'actor' GROUP BY dimension"""
+_ROWS = "SELECT dimension, count(*) FROM analytics.rollups WHERE grain = 60 GROUP BY dimension"
 
 
 def varied(router: Router, rng: random.Random, count: int) -> list[Event]:
@@ -101,7 +98,7 @@ def _batches(events: Sequence[Event], size: int) -> list[bytes]:
 def _sizes(place: Place) -> str:
     rows: dict[Any, Any] = dict(place.rows(_ROWS))  # type: ignore[arg-type]  # pairs, as the query says
     found = [f"event {place.number(_EVENT_BYTES):.0f}"]
-    for name, grain, size in place.rows(_ROW_BYTES):
+    for name, size in place.rows(_ROW_BYTES):
         if rows.get(name):
-            found.append(f"{name or 'model'} {grain} {size // rows[name]}")
+            found.append(f"{name or 'model'} hour {size // rows[name]}")
     return ", ".join(found)

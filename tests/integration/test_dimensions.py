@@ -338,7 +338,7 @@ def test_days_alone_keep_no_hours_and_hours_may_go_sooner(
     insert(owner, events)
     drain(worker_database)
     wanted = {key: sums for key, sums in expected(events, ["actor"]).items() if key[2] == 1440}
-    assert stored(owner, ["actor"]) == wanted
+    assert stored(owner, ["actor"], [1440]) == wanted
     keep_dimensions(worker_database, (KeptDimension("client", hours_kept=timedelta(days=9)),))
     assert row(owner, "client")["hours_kept"] == timedelta(days=9)
 

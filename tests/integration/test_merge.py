@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
-from deploy.local.traffic import Event
+from deploy.local.traffic import Event, org
 from rollup_worker import merge
 from rollup_worker.days import Days
 from rollup_worker.dimensions import keep_dimensions
@@ -16,6 +16,7 @@ from rollup_worker.merge import Merge
 from rollup_worker.rollups import Rollups
 from rollup_worker.verify import Window, verify
 from shared.buckets import bucket_start
+from shared.latency_histogram import bin_of
 from shared.metrics import RollupMetrics
 from shared.postgres import Database
 from shared.process import Stop
@@ -70,6 +71,35 @@ def test_many_rows_of_a_group_become_one_with_the_same_sums(
     assert agrees(worker)
 
 
+def test_a_merged_group_of_many_bins_holds_each_once(
+    owner: connection, worker: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "MIN_ROWS", 1)
+    keep_dimensions(worker, CLIENT)
+    events: list[Event] = []
+    for seed in range(8):
+        more = mix(60, seed)
+        for number, event in enumerate(more):
+            event |= {
+                "orgId": org(0),
+                "modelId": "m",
+                "clientId": "c",
+                "latencyMs": 10 + 7 * number,
+                "timeToFirstTokenMs": 10 + 7 * number,
+            }
+        events += more
+        add(owner, worker, more)
+    Merge(worker).merge_many(TABLE, HOUR, Stop())
+    with owner.cursor() as cur:
+        cur.execute(
+            f"SELECT cardinality(latency_bins), cardinality(first_token_bins) FROM analytics.{TABLE}"
+            " WHERE invocations > 60"
+        )
+        bins = len({bin_of(event["latencyMs"]) for event in events})
+        assert cur.fetchall() == [(bins, bins)]
+    assert stored(owner, ["client"]) == expected(events, ["client"])
+
+
 def test_rows_are_merged_again_only_when_they_have_doubled(
     owner: connection, worker: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +135,9 @@ def test_what_another_worker_kept_this_one_from_merging_is_merged_the_next_time(
         merging.merge_many(TABLE, HOUR, Stop())
         rows, groups = rows_and_groups(owner)
         assert rows > groups
+        holder.cursor().execute(
+            "SELECT pg_advisory_unlock_all()"
+        )  # before the connection ends, which takes a while
     merging.merge_many(TABLE, HOUR, Stop())
     assert rows_and_groups(owner) == (groups, groups)
 
