@@ -2,7 +2,7 @@
 
 While an hour is going on, its events are added to the hour alone; when it is over, the hour is added to its
 day, once. That halves what a busy hour writes. Who reads days adds the hours from `days_until` on; late
-events go to both.
+events go to both. Where days alone are kept, an hour is removed when its day has it.
 """
 
 import time

@@ -5,8 +5,8 @@ that says what it is for, and takes named parameters (`%(org_id)s`). Nothing is 
 statement that serves several tables alike has `{table}` for their names; see with_tables.
 
 What several statements of a file have in common stands in it once, before them, under a line
-`-- relation: the_name`: an item of their WITH lists, in which `{the_name}` stands for it. A relation may
-hold relations that stand before it.
+`-- relation: the_name`: an item of their WITH lists, or another part of them, in which `{the_name}` stands
+for it. A relation may hold relations that stand before it.
 """
 
 import re
