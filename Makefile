@@ -43,6 +43,7 @@ check: $(BIN)/.installed  ## format, lint, types, dependencies declared and with
 
 drills: $(BIN)/.installed system-packages  ## faults of every kind while events flow; DRILL_MINUTES=10 of random plans
 	@$(BIN)/python -m tests.drills $(DRILL_ARGS)
+	@[ -n "$(DRILL_ARGS)" ] || $(BIN)/python -m tests.drills.clusters
 
 bench: $(BIN)/.installed system-packages  ## the benchmark table, also written to bench-results.txt
 	@$(BIN)/python -m tests.benchmarks

@@ -131,9 +131,11 @@ class BatchStore:
             "received_at": batch.received_at,
             "received": received,
         }
-        with self._database.query(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
+        with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
             cur.execute(_SQL["find_committed"], values)
             row = cur.fetchone()
+            if row is not None:
+                cur.execute(_SQL["wait_replicated"])
         return None if row is None else (row[0], row[1], row[2], row[3])
 
     def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:

@@ -53,3 +53,8 @@ SELECT batch_id, inserted, content_conflicts, late_arrival
 FROM analytics.ingestion_batches
 WHERE batch_id > %(after_batch_id)s AND ingestor = %(ingestor)s AND correlation_id = %(correlation_id)s
   AND received_at = %(received_at)s AND received = %(received)s;
+
+-- name: wait_replicated
+-- Lets this commit wait for a synchronous standby as if it had written, and so for all that was committed before: a
+-- commit whose own wait was cut off is seen after a restart though the standby may not have it.
+SELECT pg_logical_emit_message(true, 'analytics', '');

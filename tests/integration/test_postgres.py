@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 
 import psycopg2
 import pytest
@@ -71,6 +72,75 @@ def test_sessions_are_in_utc_and_read_only_ones_cannot_write(database: TestDatab
         assert cur.fetchone() == ("UTC",)
     with pytest.raises(DatabaseUnavailable, match="read-only"), db.transaction(read_only=True) as cur:
         cur.execute("CREATE TABLE nope (n int)")
+    db.close()
+
+
+def session(database: Database) -> int:
+    """Return the process id of the server's session."""
+    with database.query() as cur:
+        cur.execute("SELECT pg_backend_pid()")
+        row = cur.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.parametrize("way", ["transaction", "query"])
+def test_a_server_that_becomes_read_only_is_left_and_what_it_answered_is_not_used(
+    database: TestDatabase, way: str
+) -> None:
+    db = open_database(database.owner_url)
+    before = session(db)
+    # As the server tells after the reload of a changed configuration.
+    with pytest.raises(DatabaseUnavailable, match="read-only"), getattr(db, way)() as cur:
+        cur.execute("SET default_transaction_read_only = on")
+    if way == "query":  # the roll-back of a transaction takes the setting back
+        assert session(db) != before
+    db.close()
+
+
+def test_a_write_that_is_refused_as_on_a_standby_costs_the_connection(database: TestDatabase) -> None:
+    db = open_database(database.owner_url)
+    before = session(db)
+    with pytest.raises(DatabaseUnavailable, match="read-only"), db.transaction(read_only=True) as cur:
+        cur.execute("CREATE TABLE nope (n int)")
+    assert session(db) != before
+    db.close()
+
+
+def test_only_a_host_that_takes_writes_is_taken(database: TestDatabase) -> None:
+    name = database.owner_url.rpartition("/")[2]
+    db = open_database(database.owner_url.replace("@", "@127.0.0.1:1,"))
+    assert answer(db) == 1
+    with db.transaction() as cur:
+        cur.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    db.close()
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        answer(db)
+
+
+def test_a_commit_with_a_warning_is_none(database: TestDatabase) -> None:
+    """So the server says that nobody waited for the synchronous standby; tests/drills has the real one."""
+    owner = psycopg2.connect(database.owner_url)
+    owner.autocommit = True
+    owner.cursor().execute(
+        "CREATE TABLE kept (n int); CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE WARNING 'canceling wait'; RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER warn AFTER INSERT ON kept DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION warn()"
+    )
+    owner.close()
+    db = open_database(database.owner_url)
+    with pytest.raises(DatabaseUnavailable, match="canceling wait"), db.transaction() as cur:
+        cur.execute("INSERT INTO kept VALUES (1)")
+    assert answer(db) == 1
+    db.close()
+
+
+def test_a_transaction_whose_error_was_hidden_is_not_taken_for_committed(database: TestDatabase) -> None:
+    db = open_database(database.owner_url)
+    with pytest.raises(AnalyticsError, match="had failed"), db.transaction() as cur, suppress(psycopg2.Error):
+        cur.execute("SELECT 1 / 0")
+    assert answer(db) == 1
     db.close()
 
 
