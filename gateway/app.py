@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry
 
 from gateway.access.middleware import Access
 from gateway.access.signature import Signatures
+from gateway.console.files import read_files
+from gateway.console.resources import ConsoleAsset, ConsolePage, ConsoleRedirect
 from gateway.database import GatewayDatabase
 from gateway.http import problems
 from gateway.http.concurrency import ConcurrencyLimit
@@ -27,6 +29,7 @@ from shared.s3 import ObjectStore
 from shared.settings import GatewaySettings
 
 PREFIX = "/analytics/v1"
+CONSOLE = "/analytics/console"
 
 MAX_STREAMS = 3
 """Incident exports at once in each process. They have connections of their own."""
@@ -79,6 +82,13 @@ def create_app(settings: GatewaySettings, clock: Clock = utc_now) -> Application
         f"{PREFIX}/openapi.json": OpenApiResource(),
         "/metrics": MetricsResource(),
     }
+    if settings.console_enabled:
+        page, assets = read_files()
+        routes |= {
+            CONSOLE: ConsoleRedirect(),
+            f"{CONSOLE}/": ConsolePage(page),
+            f"{CONSOLE}/assets/{{name}}": ConsoleAsset(assets),
+        }
     for path, resource in routes.items():
         _require_needs(resource)
         if hasattr(resource, "on_get"):

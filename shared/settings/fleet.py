@@ -240,6 +240,9 @@ class GatewaySettings(LogSettings, DatabaseSettings, ObjectStoreSettings):
         default="",
         secret=True,
     )
+    console_enabled: bool = setting(
+        "CONSOLE_ENABLED", SWITCH, "serve the console, a page for people", default="true"
+    )
     signed_url_ttl: timedelta = setting(
         "EXPORT_SIGNED_URL_TTL", duration("1s", "7d"), "life of a download link", default="24h"
     )

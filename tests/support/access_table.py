@@ -56,6 +56,9 @@ ROUTES: dict[str, dict[str, Call]] = {
     f"{PREFIX}/status/readyz": {"GET": Call(NONE)},
     f"{PREFIX}/openapi.json": {"GET": Call(NONE)},
     "/metrics": {"GET": Call(NONE)},
+    "/analytics/console": {"GET": Call(NONE, 308)},
+    "/analytics/console/": {"GET": Call(NONE)},
+    "/analytics/console/assets/{name}": {"GET": Call(NONE, 404)},  # there is no file of the name the test asks for
 }
 
 OK, CROSS, UNBOUND = "ok", "cross-org", "unbound"
