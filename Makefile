@@ -8,15 +8,15 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What `make lock` does with the pins there are: UPGRADE= keeps them and adds what is missing.
 UPGRADE ?= --upgrade
 
-.PHONY: help demo up down test test-unit coverage check drills bench lock clean system-packages monitoring-packages
+.PHONY: help console-if-possible demo up down test test-unit coverage check console screenshots drills bench lock clean system-packages monitoring-packages browser-package
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(BIN)/.installed system-packages monitoring-packages  ## start everything, publish traffic, show what came of it (Ctrl-C ends it)
+demo: $(BIN)/.installed system-packages monitoring-packages console-if-possible  ## start everything, publish traffic, show what came of it (Ctrl-C ends it)
 	@$(BIN)/python -m deploy.local.demo
 
-up: $(BIN)/.installed system-packages  ## servers and fleet in the background; settings in .stack/env
+up: $(BIN)/.installed system-packages console-if-possible  ## servers and fleet in the background; settings in .stack/env
 	@$(BIN)/python -m deploy.local up
 
 # Installs nothing: where nothing was ever started there is nothing to ask.
@@ -24,13 +24,13 @@ down:  ## stop what runs in this checkout, in the background or as the demo
 	@if [ -e .stack/lock ]; then $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m deploy.local down; \
 		else echo "nothing is up"; fi
 
-test: $(BIN)/.installed system-packages monitoring-packages  ## every test, against real servers it starts itself
+test: $(BIN)/.installed system-packages monitoring-packages browser-package console  ## every test, against real servers it starts itself
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-unit: $(BIN)/.installed  ## the tests of the code alone, which need no server
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS) tests/unit
 
-coverage: $(BIN)/.installed system-packages monitoring-packages  ## every test, with the lines that none of them ran, processes included
+coverage: $(BIN)/.installed system-packages monitoring-packages browser-package console  ## every test, with the lines that none of them ran, processes included
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 check: $(BIN)/.installed  ## format, lint, types, dependencies declared and without known vulnerabilities
@@ -40,6 +40,16 @@ check: $(BIN)/.installed  ## format, lint, types, dependencies declared and with
 	@$(BIN)/deptry shared gateway ingestor rollup_worker export_worker
 	@$(BIN)/deptry deploy tests --ignore DEP002,DEP004
 	@$(BIN)/python .ci/audit.py
+
+console: $(BIN)/.installed  ## build the page for people, where its sources have changed
+	@$(BIN)/python -m gateway.console.build
+
+# The rest of the stack runs without the page, which then says how it is built.
+console-if-possible: $(BIN)/.installed
+	@$(BIN)/python -m gateway.console.build || echo "going on without the console"
+
+screenshots: $(BIN)/.installed system-packages browser-package console  ## pictures of the console with the demo's data
+	@$(BIN)/python -m tests.console.pictures
 
 drills: $(BIN)/.installed system-packages  ## faults of every kind while events flow; DRILL_MINUTES=10 of random plans
 	@$(BIN)/python -m tests.drills $(DRILL_ARGS)
@@ -54,7 +64,7 @@ lock: $(BIN)/.installed  ## pin the newest allowed dependencies
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header -o requirements-dev.lock
 
 clean: down  ## remove what the targets above made
-	rm -rf .venv .stack .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* bench-results.txt
+	rm -rf .venv .stack .console gateway/console/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* bench-results.txt
 
 # Again whenever the lock changes.
 $(BIN)/.installed: requirements-dev.lock
@@ -67,6 +77,10 @@ $(BIN)/.installed: requirements-dev.lock
 
 system-packages:
 	@[ -n "$$RABBITMQ_URL" ] || [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || sh deploy/local/install.sh rabbitmq-server
+
+browser-package:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| sh deploy/local/install.sh chromium
 
 monitoring-packages:
 	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null \

@@ -25,6 +25,7 @@ def run(lock: checkout.Lock | None = None) -> int:
     def wait(fleet: LocalFleet) -> int:
         for name, url in fleet.urls.items():
             write_line(f"{name}={url}")
+        write_line(f"CONSOLE_URL={fleet.console_url}")
         try:
             fleet.wait()
         except KeyboardInterrupt:

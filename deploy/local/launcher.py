@@ -32,6 +32,8 @@ _PROBES = {
 }
 """The path that answers whether a process is ready, by its name in the Procfile."""
 
+_CONSOLE = "/analytics/console/"
+
 
 def write_line(message: str) -> None:
     """Print a line of progress with the time. A terminal that has gone away is no reason to stop."""
@@ -55,6 +57,7 @@ class LocalFleet:
         self.stack = LocalStack(self._home, write_line=write_line)
         self._processes: list[servers.Server] = []
         self.urls: dict[str, str] = {}
+        self.console_url = ""
 
     def start(self) -> Self:
         """Return once every process is ready. Raises StackError with what is wrong."""
@@ -70,7 +73,9 @@ class LocalFleet:
 
     def _start_processes(self, ports: dict[str, int]) -> None:
         self.urls = {f"{name.upper()}_URL": f"http://127.0.0.1:{port}" for name, port in ports.items()}
-        env_file.write(ENV_FILE, {**self.stack.settings, **self.urls})
+        [door_port] = machine.free_ports(1)
+        self.console_url = f"http://127.0.0.1:{door_port}{_CONSOLE}"
+        env_file.write(ENV_FILE, {**self.stack.settings, **self.urls, "CONSOLE_URL": self.console_url})
         shutil.rmtree(LOGS, ignore_errors=True)
         LOGS.mkdir()
         path = f"{machine.BIN}:{os.environ.get('PATH', '/usr/bin:/bin')}"
@@ -92,6 +97,21 @@ class LocalFleet:
         for process, (name, probe) in zip(self._processes, _PROBES.items(), strict=True):
             url = f"http://127.0.0.1:{ports[name]}{probe}"
             process.wait_ready(lambda url=url: _answers(http, url))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        self._start_front_door(http, door_port)
+
+    def _start_front_door(self, http: urllib3.PoolManager, port: int) -> None:
+        command = [sys.executable, "-m", "deploy.local.front_door", "--port", str(port)]
+        door = servers.start(
+            "the front door",
+            [*command, "--gateway", self.urls["GATEWAY_URL"]],
+            LOGS / "front_door.log",
+            folder=ROOT,
+            environ={"PYTHONUNBUFFERED": "1"},
+            grace_seconds=2,
+            as_server_user=False,
+        )
+        self._processes.append(door)
+        door.wait_ready(lambda: _answers(http, f"http://127.0.0.1:{port}/front-door.css"))
 
     def wait(self) -> NoReturn:
         """Wait until a process or a server ends by itself, which it should not. Raises StackError then."""

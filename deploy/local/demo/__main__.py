@@ -31,6 +31,7 @@ def _show(fleet: LocalFleet) -> int:
     code = report.verdict()
     if os.environ.get("DEMO_EXIT") != "1":
         report.commands(fleet.urls["GATEWAY_URL"], report.example_org)
+        report.console(fleet.console_url)
         write_line("still running; press Ctrl-C to stop everything")
         with suppress(KeyboardInterrupt):
             fleet.wait()

@@ -69,6 +69,12 @@ class Report:
         )
         sys.stdout.flush()
 
+    def console(self, url: str) -> None:
+        """Print where a person sees all of it."""
+        self.heading("See it in a browser")
+        sys.stdout.write(f"  {url}\n\n")
+        sys.stdout.flush()
+
     def verdict(self) -> int:
         """Print whether all added up; return the exit code."""
         if self.faults:
