@@ -2,9 +2,9 @@
 
 python -m deploy.local.front_door --port PORT --gateway http://127.0.0.1:8084
 
-It listens on loopback alone. Whoever opens it chooses who to be: /as/NAME/... asks as that actor, and what has
-no such prefix asks as the administrator. It drops the actor's headers that come from outside, and puts the
-switch between the actors above the console. It is for this machine, and never part of a gateway.
+It listens on loopback alone. Whoever opens it chooses who to be: /as/NAME/... asks as that actor, and what
+has no such prefix asks as the administrator. The actor's headers that come from outside are dropped, and the
+switch between the actors stands above the console. It is for this machine, and never part of a gateway.
 """
 
 import argparse

@@ -36,7 +36,10 @@ def org(number: int) -> str:
 
 
 class Router:
-    """Makes events of some organisations and models, spread over [start, end)."""
+    """Makes events of some organisations and models, spread over [start, end).
+
+    details: also what events may tell: provider, operation, key, parts of the tokens, time to first token.
+    """
 
     def __init__(
         self,
@@ -48,8 +51,11 @@ class Router:
         models: Sequence[str] = MODELS,
         error_share: float = 0.02,
         latency_factor: float = 1.0,
+        details: bool = False,
     ) -> None:
         self._random = random.Random(seed)
+        # Its own: with and without details a seed makes the same events.
+        self._details = random.Random(f"details of {seed}") if details else None
         self._start = start
         self._span_ms = int((end - start) / timedelta(milliseconds=1))
         self._orgs = [org(number) for number in range(orgs)]
@@ -80,11 +86,27 @@ class Router:
         }
         if status == "error":
             event["errorCode"] = rng.choice(("UPSTREAM_5XX", "CONTEXT_LENGTH", "MODEL_OVERLOADED"))
+        if self._details is not None:
+            event |= _details(self._details, event)
         return event
 
     def events(self, count: int) -> list[Event]:
         """Return the next events."""
         return [self.event() for _ in range(count)]
+
+
+def _details(rng: random.Random, event: Event) -> Event:
+    """Return what else an event tells. Keys differ in size, and some calls have none."""
+    key = rng.choices(("key_prod", "key_batch", "key_staging", "key_notebook", None), (50, 25, 12, 8, 5))[0]
+    input_tokens, output_tokens = event["inputTokens"], event["outputTokens"]
+    return {
+        "provider": "openai" if event["modelId"].startswith("openai/") else "self-hosted",
+        "operation": "chat" if rng.random() < 0.8 else "completion",
+        "apiKeyId": key,
+        "cachedInputTokens": int(input_tokens * rng.choice((0, 0, 0.5, 0.8))),
+        "reasoningTokens": int(output_tokens * rng.choice((0, 0.3))),
+        "timeToFirstTokenMs": int(event["latencyMs"] * rng.uniform(0.05, 0.3)),
+    }
 
 
 @dataclass

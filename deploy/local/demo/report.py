@@ -59,7 +59,7 @@ class Report:
         sys.stdout.write(
             "  . .stack/env\n"
             '  AS="-H X-Actor-Subject:me -H X-Actor-Roles:admin"\n'
-            '  SINCE=$(date -u -d "3 days ago" +%Y-%m-%dT00:00:00Z); NOW=$(date -u +%Y-%m-%dT%H:%M:%SZ)\n'
+            '  SINCE=$(date -u -d "14 days ago" +%Y-%m-%dT00:00:00Z); NOW=$(date -u +%Y-%m-%dT%H:%M:%SZ)\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/usage?start=$SINCE&end=$NOW"\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/reliability?start=$SINCE&end=$NOW"\n'
             f'  curl -s $AS "$GATEWAY_URL/analytics/v1/orgs/{org_id}/freshness"\n'

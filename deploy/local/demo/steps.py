@@ -40,17 +40,18 @@ class Demo:
 Step = Callable[[Demo], None]
 
 _EVENTS = 12_000
+_RECENT = 600  # of the last ten minutes
 _RESENT = 900
 _INCIDENT_EVENTS = 600
 _DIVISOR = 100  # five minutes of an alert's patience are three seconds
 
 
 def usage(demo: Demo) -> None:
-    """Publish three days of traffic with resends and malformed events; show what was counted."""
+    """Publish two weeks of traffic with resends and malformed events; show what was counted."""
     rng = random.Random(42)
-    history = Router(seed=42, start=demo.start, end=demo.end - timedelta(minutes=10))
-    recent = Router(seed=43, start=demo.end - timedelta(minutes=10), end=demo.end)
-    events = history.events(_EVENTS - 2_000) + recent.events(2_000)
+    history = Router(seed=42, start=demo.start, end=demo.end - timedelta(minutes=10), details=True)
+    recent = Router(seed=43, start=demo.end - timedelta(minutes=10), end=demo.end, details=True)
+    events = history.events(_EVENTS - _RECENT) + recent.events(_RECENT)
     resent = rng.sample(events, _RESENT)
     malformed = [
         encode(events[0] | {"latencyMs": "fast"}),
@@ -90,7 +91,7 @@ def _show_counts(demo: Demo, expected: Expected, published: int, malformed: int)
     for reason, count in sorted(Counter((each.reason, each.detail) for each in dead_letters).items()):
         report.line(f"         {count} x {reason[0]}: {reason[1]}")
 
-    report.heading("Usage over three days, as the API answers")
+    report.heading("Usage over two weeks, as the API answers")
     for org_id, wanted in sorted(expected.by_org.items()):
         answer = demo.api.usage(org_id, demo.start, demo.end)
         totals = answer["totals"]
@@ -158,7 +159,14 @@ def _break_a_model(demo: Demo) -> None:
     model = MODELS[1]
     start = demo.end - timedelta(minutes=4)
     bad = Router(
-        seed=44, start=start, end=demo.end, orgs=1, models=(model,), error_share=0.4, latency_factor=12
+        seed=44,
+        start=start,
+        end=demo.end,
+        orgs=1,
+        models=(model,),
+        error_share=0.4,
+        latency_factor=12,
+        details=True,
     ).events(_INCIDENT_EVENTS)
     demo.write_line(f"an incident: {model} fails and slows down for four minutes")
     with Publisher(demo.settings["RABBITMQ_URL"]) as publisher:
@@ -222,13 +230,13 @@ def _show_incident_file(demo: Demo, model: str, start: datetime) -> None:
 
 
 def export(demo: Demo) -> None:
-    """Ask for a CSV of the three days, wait for it, download it, hold it against the API."""
+    """Ask for a CSV of the two weeks, wait for it, download it, hold it against the API."""
     path = f"/analytics/v1/orgs/{org(0)}/exports"
     window = {"start": rfc3339(demo.start), "end": rfc3339(demo.end)}
     answer = demo.api.call("POST", path, json={"timeRange": window, "granularity": "hourly"})
     assert answer.status == 202, answer.data.decode()
     job = answer.json()
-    demo.report.heading("An export of the three days, by hour")
+    demo.report.heading("An export of the two weeks, by hour")
     demo.write_line(f"export {job['jobId']} is {job['status']}")
 
     def done() -> bool:

@@ -1,6 +1,6 @@
 /** The page: its head, the view that the address names, and what it is asked with. */
 
-import { useCallback, useEffect, useState } from 'preact/hooks';
+import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 import type { Freshness, Reliability, Usage } from './api.ts';
 import { isOrg, readAddress, writeAddress, type Page, type View } from './address.ts';
 import { useAnswer, useDark, type Asked } from './hooks.ts';
@@ -71,9 +71,9 @@ export function App() {
       <main id="main" tabIndex={-1}>
         <h1 class="hidden">{title}</h1>
         <WindowControls view={view} onView={onView} />
-        {view.page === 'usage' && <UsagePage {...props} />}
-        {view.page === 'reliability' && <ReliabilityPage {...props} />}
-        {view.page === 'exports' && <ExportsPage {...props} />}
+        {view.page === 'usage' && <UsagePage key={view.org} {...props} />}
+        {view.page === 'reliability' && <ReliabilityPage key={view.org} {...props} />}
+        {view.page === 'exports' && <ExportsPage key={view.org} {...props} />}
       </main>
       <Foot preferences={preferences} onPreferences={setPreferences} />
     </ExactFigures.Provider>
@@ -153,17 +153,19 @@ function OrgChoice({ view, onView }: { view: View; onView: (view: View) => void 
 
 function UsagePage({ view, onView, onRetry, turn, dark }: PageProps) {
   const path = question(view, 'usage');
+  const whole = question(view, 'usage', { granularity: 'total', compare: true });
   const series = useAnswer<Usage>(path, turn);
-  const sums = useAnswer<Usage>(question(view, 'usage', { granularity: 'total', compare: true }), turn);
+  const sums = useAnswer<Usage>(whole, turn);
   const reliability = useAnswer<Reliability>(question(view, 'reliability', { granularity: 'total', group: [], compare: true }), turn);
   const problem = series.problem ?? sums.problem;
   const at = Math.min(series.at, sums.at);
+  const shown = useShown(view, [series, sums], [path, whole]);
   return (
     <>
       <FreshnessLine freshness={series.data?.freshness ?? null} at={at} zone={view.zone} />
       <CutControls view={view} onView={onView} />
       <Answer problem={problem} parts={[series, sums]} {...{ view, onView, onRetry }}>
-        {series.data && sums.data && <UsageView {...{ view, onView, dark, reliability }} series={series.data} sums={sums.data} />}
+        {shown && <UsageView view={shown.view} {...{ onView, dark, reliability }} series={shown.data[0] as Usage} sums={shown.data[1] as Usage} />}
       </Answer>
       {!problem && <Take path={path} view={view} />}
     </>
@@ -172,15 +174,17 @@ function UsagePage({ view, onView, onRetry, turn, dark }: PageProps) {
 
 function ReliabilityPage({ view, onView, onRetry, turn, dark }: PageProps) {
   const path = question(view, 'reliability', { group: [] });
+  const whole = question(view, 'reliability', { granularity: 'total', compare: true });
   const series = useAnswer<Reliability>(path, turn);
-  const sums = useAnswer<Reliability>(question(view, 'reliability', { granularity: 'total', compare: true }), turn);
+  const sums = useAnswer<Reliability>(whole, turn);
+  const shown = useShown(view, [series, sums], [path, whole]);
   const { freshness, at } = useFreshness(view, turn);
   return (
     <>
       <FreshnessLine freshness={freshness} at={at} zone={view.zone} />
       <CutControls view={view} onView={onView} />
       <Answer problem={series.problem ?? sums.problem} parts={[series, sums]} {...{ view, onView, onRetry }}>
-        {series.data && <ReliabilityView {...{ view, onView, dark, freshness }} series={series.data} sums={sums.data} />}
+        {shown && <ReliabilityView view={shown.view} {...{ onView, dark, freshness }} series={shown.data[0] as Reliability} sums={shown.data[1] as Reliability} />}
       </Answer>
       {!series.problem && <Take path={path} view={view} />}
     </>
@@ -221,6 +225,15 @@ function useFreshness(view: View, turn: number): { freshness: Freshness | null; 
     },
     at: Date.parse(found.asOf),
   };
+}
+
+/** The last view all of whose answers are there: two answers to different questions are never shown together. */
+function useShown(view: View, parts: Asked<unknown>[], paths: string[]): { view: View; data: unknown[] } | null {
+  const kept = useRef<{ view: View; data: unknown[] } | null>(null);
+  if (parts.every((part, index) => part.data !== null && part.of === paths[index])) {
+    kept.current = { view, data: parts.map((part) => part.data) };
+  }
+  return kept.current;
 }
 
 interface AnswerProps {

@@ -54,7 +54,7 @@ export function count(value: Exact): string {
 /** Large counts short, such as 1.23M. */
 export function short(value: Exact): string {
   if (Math.abs(Number(value)) < 1_000_000) return count(value);
-  return written(number({ notation: 'compact', maximumFractionDigits: 2 }), value);
+  return written(number({ notation: 'compact', minimumFractionDigits: 2, maximumFractionDigits: 2 }), value);
 }
 
 export function percent(share: number | null): string {

@@ -183,6 +183,19 @@ export function bucketSeconds(granularity: string): number {
   return { minute: 60, hour: 3600, day: 86_400, week: 7 * 86_400, month: 30 * 86_400 }[granularity] ?? 86_400;
 }
 
+/** The begins of a window's days, weeks or months, in seconds; those of a week are Mondays. */
+export function calendar(window: Window, granularity: string, timeZone: string): number[] {
+  const found: number[] = [];
+  let date = window.start.slice(0, 10);
+  if (granularity === 'month') date = addMonths(date, 0);
+  if (granularity === 'week') date = addDays(date, -((new Date(wall(date)).getUTCDay() + 6) % 7));
+  while (date < window.end && found.length < 500) {
+    found.push(instantOf(date, timeZone) / 1000);
+    date = granularity === 'month' ? addMonths(date, 1) : addDays(date, granularity === 'week' ? 7 : 1);
+  }
+  return found;
+}
+
 /** The instants between which a bucket lies; those of days, weeks and months by the zone's calendar. */
 export function bucketWindow(bucketStart: string, granularity: string, timeZone: string): { start: string; end: string } {
   const start = Date.parse(bucketStart);

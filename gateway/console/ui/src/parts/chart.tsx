@@ -5,7 +5,7 @@ import 'uplot/dist/uPlot.min.css';
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { axisDay, axisName, bucketName } from '../format.ts';
 import { withGaps } from '../series.ts';
-import { bucketSeconds, localOf } from '../window.ts';
+import { bucketSeconds, bucketWindow, calendar, localOf, type Window } from '../window.ts';
 
 export interface Layer {
   name: string;
@@ -27,6 +27,7 @@ interface Props {
   total?: (index: number) => string;
   from: number;
   to: number;
+  window: Window;
   by: string;
   zone: string;
   dark: boolean;
@@ -77,10 +78,18 @@ export function Chart(props: Props) {
     const bars = uPlot.paths.bars;
     const order = kind === 'bars' ? [...layers].reverse() : layers;
     const halfStep = bucketSeconds(by) / 2;
+    const ends = buckets.map((bucket) => Date.parse(bucketWindow(bucket, by, zone).end) / 1000);
+    const lasts = (index: number) => (ends[index] ?? 0) - (seconds[index] ?? 0);
+    const range = latest.current.to - latest.current.from;
+    const barPixels = (target.clientWidth * 0.86 * bucketSeconds(by)) / Math.max(1, range);
+    const named = kind === 'bars' && bucketSeconds(by) >= 86_400 ? calendar(latest.current.window, by, zone) : null;
+    const every = named ? Math.max(1, Math.ceil(named.length / Math.max(1, (target.clientWidth - 70) / 84))) : 1;
+    const from = (_plot: uPlot, _series: number, first: number, last: number, share: number) =>
+      seconds.slice(first, last + 1).map((time, index) => time + lasts(first + index) * share);
     const options: uPlot.Options = {
       width: Math.max(240, target.clientWidth),
       height: HEIGHT,
-      padding: [8, 8, 0, 0],
+      padding: [8, 26, 0, 0],
       tzDate: (time) => uPlot.tzDate(new Date(time * 1000), zone),
       legend: { show: false },
       cursor: {
@@ -98,9 +107,14 @@ export function Chart(props: Props) {
           grid: { show: false },
           ticks: { stroke: rule, size: 4 },
           space: 64,
+          size: 28,
+          // Days and longer are named below the middle of their bar.
+          ...(named ? { splits: () => named.filter((_, index) => index % every === 0).map((time) => time + halfStep) } : {}),
           values: (_plot, splits, _axis, _space, step) =>
             splits.map((split) =>
-              step < 86_400 && localOf(split * 1000, zone).endsWith('T00:00') ? axisDay(split, zone) : axisName(split, step, zone),
+              named
+                ? axisName(split - halfStep, bucketSeconds(by), zone)
+                : step < 86_400 && localOf(split * 1000, zone).endsWith('T00:00') ? axisDay(split, zone) : axisName(split, step, zone),
             ),
         },
         {
@@ -117,10 +131,21 @@ export function Chart(props: Props) {
         ...order.map((layer): uPlot.Series => {
           const common = { label: layer.name, scale: 'y' };
           if (kind === 'bars' && bars) {
-            // Bars begin at their bucket's begin; a line of the paper's colour parts them from each other.
-            return { ...common, stroke: paper, width: 1, fill: layer.color, points: { show: false }, paths: bars({ size: [0.86, 64], align: 1 }) };
+            // A bar is as wide as its bucket is long; a line of the paper's colour parts it from the next one.
+            return {
+              ...common,
+              ...(barPixels > 5 ? { stroke: paper, width: 1 } : {}),
+              fill: layer.color,
+              points: { show: false },
+              paths: bars({
+                disp: {
+                  x0: { unit: 1, values: (u, series, first, last) => from(u, series, first, last, 0.07) },
+                  size: { unit: 1, values: (_plot, _series, first, last) => seconds.slice(first, last + 1).map((_, index) => lasts(first + index) * 0.86) },
+                },
+              }),
+            };
           }
-          return { ...common, stroke: layer.color, width: 2, dash: layer.dash ?? [], points: { show: drawn.place.length < 90, size: 5, fill: layer.color } };
+          return { ...common, stroke: layer.color, width: 2, dash: layer.dash ?? [], spanGaps: false, points: { show: true, size: drawn.place.length < 90 ? 5 : 3, fill: layer.color } };
         }),
       ],
       hooks: {
@@ -171,7 +196,7 @@ export function Chart(props: Props) {
       made.destroy();
       plot.current = null;
     };
-  }, [kind, seconds, layers, drawn, by, zone, dark]);
+  }, [kind, buckets, seconds, layers, drawn, by, zone, dark]);
 
   useEffect(() => plot.current?.redraw(false), [props.picked]);
 

@@ -46,7 +46,7 @@ export function Card({ name, figure, now, before, beforeText, children }: CardPr
       {before !== undefined && (
         <p class="change">
           {share === null ? (
-            <span>{before === null || Number(before) === 0 ? 'nothing to compare with before' : NONE}</span>
+            <span class="before">before: {beforeText || NONE}</span>
           ) : (
             <>
               <strong>

@@ -14,15 +14,22 @@ import { Table, type Column } from '../parts/table.tsx';
 import { incident } from '../question.ts';
 import { nameOf, rows, type Row } from '../series.ts';
 import { addDays, bucketWindow, instantOf, localOf } from '../window.ts';
-import { GroupName, zoomed } from './usage.tsx';
+import { GroupName, groupsTitle, zoomed } from './usage.tsx';
 
 interface Props {
   view: View;
   onView: (view: View) => void;
   series: Reliability;
-  sums: Reliability | null;
+  sums: Reliability;
   freshness: Freshness | null;
   dark: boolean;
+}
+
+/** Of fewer calls a rate says little. */
+const MIN_CALLS = 5;
+
+function axisPercent(share: number): string {
+  return `${Number((share * 100).toPrecision(3))}%`;
 }
 
 const STATUSES = ['error', 'timeout', 'throttled'] as const;
@@ -46,6 +53,7 @@ export function ReliabilityView({ view, onView, series, sums, freshness, dark }:
     ...shape,
     from: instantOf(view.start, view.zone) / 1000,
     to: instantOf(view.end, view.zone) / 1000,
+    window: view,
     by: view.by,
     zone: view.zone,
     dark,
@@ -61,13 +69,17 @@ export function ReliabilityView({ view, onView, series, sums, freshness, dark }:
       <Cards series={series} sums={sums} />
       <Spike view={view} onView={onView} points={points} />
       <div class="charts">
-        <Chart kind="lines" title={`Error rate by ${view.by}`} {...chart} layers={layers.rate} total={calls} axis={(share) => percent(share)} />
+        <Chart kind="lines" title={`Error rate by ${view.by}, of ${MIN_CALLS} calls or more`} {...chart} layers={layers.rate} total={calls} axis={axisPercent} />
         <Chart kind="bars" title={`Errors by status and ${view.by}`} {...chart} layers={layers.status} total={calls} axis={short} />
         <Chart kind="lines" title={`Latency by ${view.by}`} {...chart} layers={layers.latency} axis={milliseconds} />
-        <Chart kind="lines" title={`Time to first token by ${view.by}`} {...chart} layers={layers.first} axis={milliseconds} />
+        {series.totals.timeToFirstTokenMs.p50 === null ? (
+          <p class="panel fine">Time to first token: no event of this window told it (timeToFirstTokenMs).</p>
+        ) : (
+          <Chart kind="lines" title={`Time to first token by ${view.by}`} {...chart} layers={layers.first} axis={milliseconds} />
+        )}
       </div>
       <Codes totals={series.totals} />
-      {sums && view.group.length > 0 && <GroupTable {...{ view, onView, sums }} />}
+      {view.group.length > 0 && <GroupTable {...{ view, onView, sums }} />}
     </>
   );
 }
@@ -83,17 +95,26 @@ function layersOf(points: ReliabilityPoint[]) {
     line('p99', LINES.p99, (point) => point[of].p99, milliseconds, [2, 3]),
   ];
   return {
-    rate: [line('error rate', STATUS.error, (point) => point.errorRate, percent)],
+    rate: [
+      {
+        name: 'error rate',
+        color: STATUS.error,
+        // One failure of one call is 100%, and would hide what matters; the table has it.
+        values: points.map((point) => (point.invocations >= MIN_CALLS ? point.errorRate : null)),
+        text: (index: number) => percent(points[index]?.errorRate ?? null),
+      },
+    ],
     status: STATUSES.map((status) => line(status, STATUS[status], (point) => point.errorsByStatus[status], (value) => count(value ?? 0))),
     latency: percentiles('latencyMs'),
     first: percentiles('timeToFirstTokenMs'),
   };
 }
 
-function Cards({ series, sums }: { series: Reliability; sums: Reliability | null }) {
+function Cards({ series, sums }: { series: Reliability; sums: Reliability }) {
   const now = series.totals;
-  const comparable = sums?.previous && Date.parse(sums.start) === Date.parse(series.start) && Date.parse(sums.end) === Date.parse(series.end);
-  const before = comparable ? sums?.previous?.totals : undefined;
+  const comparable = Date.parse(sums.start) === Date.parse(series.start) && Date.parse(sums.end) === Date.parse(series.end);
+  const compared = comparable && (sums.previous?.totals.invocations ?? 0) > 0;
+  const before = compared ? sums.previous?.totals : undefined;
   const figure = (name: string, value: (of: Outcomes) => number | null, text: (value: number | null) => string) => (
     <Card name={name} figure={text(value(now))} now={value(now)} before={before ? value(before) : undefined} beforeText={before ? text(value(before)) : ''} />
   );
@@ -121,8 +142,6 @@ function Cards({ series, sums }: { series: Reliability; sums: Reliability | null
     </section>
   );
 }
-
-const MIN_CALLS = 5;
 
 /** The bucket that was chosen, else the worst one, with the way to its raw events. */
 function Spike({ view, onView, points }: { view: View; onView: (view: View) => void; points: ReliabilityPoint[] }) {
@@ -231,7 +250,7 @@ function GroupTable({ view, onView, sums }: { view: View; onView: (view: View) =
   ];
   return (
     <Table
-      title={`${view.org === 'all' && view.group[0] === 'org' ? 'Organisations' : 'Groups'}, the ${view.top} largest and all other`}
+      title={groupsTitle(view, groups)}
       columns={columns}
       rows={groups}
       keyOf={(row) => row.key}

@@ -85,6 +85,7 @@ export function UsageView({ view, onView, series, sums, reliability, dark }: Usa
         from={instantOf(view.start, view.zone) / 1000}
         to={instantOf(view.end, view.zone) / 1000}
         by={view.by}
+        window={view}
         zone={view.zone}
         dark={dark}
         axis={(amount) => (view.measure === 'cost' ? axisMoney(amount) : short(amount))}
@@ -159,7 +160,8 @@ function sparksOf(table: ReturnType<typeof grid<UsagePoint>>, value: (point: Usa
 
 function Cards({ sums, reliability, view }: { sums: Usage; reliability: Asked<Reliability>; view: View }) {
   const now = sums.totals;
-  const before = sums.previous?.totals;
+  const compared = sums.previous && Number(sums.previous.totals.invocations) > 0;
+  const before = compared ? sums.previous?.totals : undefined;
   const rate = (of: { errors: Exact; invocations: Exact }) => (Number(of.invocations) === 0 ? null : Number(of.errors) / Number(of.invocations));
   const latency = reliability.data?.totals.latencyMs.p95 ?? null;
   const latencyBefore = reliability.data?.previous?.totals.latencyMs.p95 ?? null;
@@ -208,7 +210,7 @@ function Cards({ sums, reliability, view }: { sums: Usage; reliability: Asked<Re
           name="p95 latency"
           figure={reliability.problem ? <span class="small">not shown</span> : <span>{milliseconds(latency)}</span>}
           now={latency}
-          before={reliability.data?.previous ? latencyBefore : undefined}
+          before={compared && reliability.data ? latencyBefore : undefined}
           beforeText={milliseconds(latencyBefore)}
         >
           {reliability.problem && <p class="fine">{reliability.problem.detail}</p>}
@@ -216,7 +218,7 @@ function Cards({ sums, reliability, view }: { sums: Usage; reliability: Asked<Re
       </ul>
       {sums.previous && (
         <p class="fine">
-          Compared with the window of the same length before it, {sums.previous.start.slice(0, 16).replace('T', ' ')} to{' '}
+          {compared ? 'Compared with' : 'No calls to compare with in'} the window of the same length before it, {sums.previous.start.slice(0, 16).replace('T', ' ')} to{' '}
           {sums.previous.end.slice(0, 16).replace('T', ' ')} {view.zone}.
         </p>
       )}
@@ -257,7 +259,7 @@ function GroupTable({ view, onView, groups, totals, sparks, colors }: GroupTable
   ];
   return (
     <Table
-      title={`${view.org === 'all' && view.group[0] === 'org' ? 'Organisations' : 'Groups'}, the ${view.top} largest and all other`}
+      title={groupsTitle(view, groups)}
       columns={columns}
       rows={groups}
       keyOf={(row) => row.key}
@@ -269,10 +271,16 @@ function GroupTable({ view, onView, groups, totals, sparks, colors }: GroupTable
   );
 }
 
+/** What a table of groups is of. */
+export function groupsTitle(view: View, groups: { other: boolean }[]): string {
+  const title = `By ${view.group.map(dimensionName).join(' and ')}`;
+  return groups.some((row) => row.other) ? `${title}: the ${view.top} largest and all other` : title;
+}
+
 export function Share({ share }: { share: number | null }) {
   return (
     <span class="share">
-      <meter min={0} max={1} value={share ?? 0} aria-hidden="true" />
+      <i class="bar" style={{ '--share': `${((share ?? 0) * 100).toFixed(1)}%` }} aria-hidden="true" />
       {percent(share)}
     </span>
   );
