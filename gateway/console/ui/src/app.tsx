@@ -64,9 +64,6 @@ export function App() {
   const props = { view, onView, turn, dark, onRetry: () => setTurn((turns) => turns + 1) };
   return (
     <ExactFigures.Provider value={preferences.exact}>
-      <a class="skip" href="#main" onClick={(event) => { event.preventDefault(); document.getElementById('main')?.focus(); }}>
-        To the numbers
-      </a>
       <Head {...props} />
       <main id="main" tabIndex={-1}>
         <h1 class="hidden">{title}</h1>
@@ -88,6 +85,12 @@ interface PageProps {
   dark: boolean;
 }
 
+/** Move the focus without changing the address, which holds the view. */
+function skip(event: Event): void {
+  event.preventDefault();
+  document.getElementById('main')?.focus();
+}
+
 function Head({ view, onView, onRetry }: PageProps) {
   const to = (page: Page): View => {
     if (page === view.page) return view;
@@ -100,6 +103,9 @@ function Head({ view, onView, onRetry }: PageProps) {
   };
   return (
     <header>
+      <a class="skip" href="#main" onClick={skip}>
+        To the numbers
+      </a>
       <p class="brand">
         <svg width="20" height="20" viewBox="0 0 16 16" aria-hidden="true" focusable="false">
           <path d="M2 14V8h3v6zm4.5 0V2h3v12zM11 14V6h3v8z" fill="currentColor" />

@@ -27,14 +27,30 @@ export function isZone(name: string): boolean {
   }
 }
 
+/** Names of old that some browsers still give, and what people look for. */
+const RENAMED: Record<string, string> = {
+  'Africa/Asmera': 'Africa/Asmara',
+  'America/Buenos_Aires': 'America/Argentina/Buenos_Aires',
+  'America/Godthab': 'America/Nuuk',
+  'America/Indianapolis': 'America/Indiana/Indianapolis',
+  'Asia/Calcutta': 'Asia/Kolkata',
+  'Asia/Katmandu': 'Asia/Kathmandu',
+  'Asia/Rangoon': 'Asia/Yangon',
+  'Asia/Saigon': 'Asia/Ho_Chi_Minh',
+  'Atlantic/Faeroe': 'Atlantic/Faroe',
+  'Europe/Kiev': 'Europe/Kyiv',
+  'Pacific/Enderbury': 'Pacific/Kanton',
+};
+
 export function browserZone(): string {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  return zone && zone !== 'Etc/Unknown' ? zone : 'UTC';
+  return zone && zone !== 'Etc/Unknown' ? (RENAMED[zone] ?? zone) : 'UTC';
 }
 
 /** All zones the browser knows, for a menu. */
 export function zones(): string[] {
-  return ['UTC', ...Intl.supportedValuesOf('timeZone').filter((name) => name !== 'UTC')];
+  const known = Intl.supportedValuesOf('timeZone').map((name) => RENAMED[name] ?? name);
+  return ['UTC', ...[...new Set(known)].filter((name) => name !== 'UTC').sort()];
 }
 
 /** A local time as if it were UTC, in milliseconds. */

@@ -263,7 +263,7 @@ export function Chart(props: Props) {
         )}
       </div>
       {layers.length > 1 && (
-        <ul class="legend" aria-label={`Colours of ${title}`}>
+        <ul class="legend" aria-label={`Legend: ${title}`}>
           {layers.map((layer) => (
             <li>
               <i class={layer.dash ? 'swatch dashed' : 'swatch'} style={{ '--color': layer.color }} /> <bdi>{layer.name}</bdi>

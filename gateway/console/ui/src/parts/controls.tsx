@@ -27,7 +27,7 @@ export function dimensionName(dimension: string): string {
 
 /** A view over another window, by a granularity that fits it. */
 export function overWindow(view: View, window: Window, keep: boolean): View {
-  const next = { ...view, ...window, at: '' };
+  const next: View = { ...view, start: window.start, end: window.end, at: '' };
   const possible = granularities(view.page, window, view.zone);
   next.by = keep && possible.includes(view.by) ? view.by : usualGranularity(view.page, window, view.zone);
   return next;

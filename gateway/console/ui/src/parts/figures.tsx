@@ -41,7 +41,7 @@ export function Card({ name, figure, now, before, beforeText, children }: CardPr
   const share = change(now, before);
   return (
     <li class="card">
-      <h3>{name}</h3>
+      <h2>{name}</h2>
       <p class="figure">{figure}</p>
       {before !== undefined && (
         <p class="change">
