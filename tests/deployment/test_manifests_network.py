@@ -47,11 +47,13 @@ def test_the_network_is_closed_but_for_rules_that_name_peers_and_ports(overlay: 
 
 
 @each_overlay
-def test_only_the_gateways_api_is_open_to_the_outside(overlay: str) -> None:
+def test_only_the_gateways_api_and_console_are_open_to_the_outside(overlay: str) -> None:
     [ingress] = objects(build(overlay), "Ingress")
     [rule] = ingress["spec"]["rules"]
-    [path] = rule["http"]["paths"]
-    assert path["path"] == "/analytics/v1"
+    paths = rule["http"]["paths"]
+    assert [path["path"] for path in paths] == ["/analytics/v1", "/analytics/console"]
+    path = paths[0]
+    assert paths[1]["backend"] == path["backend"]
     [service] = objects(build(overlay), "Service")
     assert service["metadata"]["name"] == path["backend"]["service"]["name"] == "analytics-gateway"
     assert service["spec"].get("type", "ClusterIP") == "ClusterIP"

@@ -20,7 +20,7 @@ export function advice(problem: Problem, view: View): Advice[] {
   const coarser = COARSER.slice(COARSER.indexOf(view.by) + 1).find((name) => possible.includes(name));
   if (fields.has('timeZone')) found.push({ name: 'Show in UTC', view: { ...view, zone: 'UTC' } });
   if (coarser && view.page !== 'exports') found.push({ name: `Show by ${coarser}`, view: { ...view, by: coarser } });
-  if (fields.has('start') || fields.has('end') || fields.has('window')) {
+  if ([...fields].some((field) => /^(start|end|timeRange)/.test(field))) {
     const start = addDays(view.end, view.page === 'exports' ? -31 : -90);
     if (start > view.start.slice(0, 10)) {
       found.push({ name: `Show the last ${view.page === 'exports' ? 31 : 90} days of it`, view: { ...view, start, end: view.end.slice(0, 10), by: 'day' } });

@@ -58,6 +58,9 @@ test('a refusal comes with the view that would be answered', () => {
   const zone = advice({ ...problem, faults: [{ field: 'timeZone', reason: 'x' }] }, view(''));
   assert.equal(zone[0]?.view.zone, 'UTC');
   assert.deepEqual(advice({ ...problem, status: 503 }, view('')), []);
+  const long = { ...view('', 'exports'), start: '2026-01-01', end: '2026-04-01' };
+  const shorter = advice({ ...problem, faults: [{ field: 'timeRange.end', reason: 'x' }] }, long);
+  assert.deepEqual(shorter.map((each) => [each.view.start, each.view.end]), [['2026-03-01', '2026-04-01']]);
 });
 
 test('each refusal says what to do', () => {
