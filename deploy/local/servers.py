@@ -31,6 +31,8 @@ class Server:
     spawn: Callable[[], subprocess.Popen[bytes]]
     """Starts a guard with the server below it, each time alike."""
     guard: subprocess.Popen[bytes]
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """What its own commands need too."""
     settings: dict[str, str] = field(default_factory=dict)
     leftovers: list[Path] = field(default_factory=list)
     """Files it leaves outside its folder, removed when it has stopped."""
@@ -69,6 +71,11 @@ class Server:
             self.guard.stdin.close()
         self.guard = self.spawn()
         self.wait_ready(self.ready)
+
+    def stop_and_wait(self, number: signal.Signals) -> None:
+        """Stop it with a signal of its own, and wait until its guard has seen that."""
+        self.signal_server(number)
+        self.guard.wait(timeout=40)
 
     def begin_stop(self) -> None:
         """Let the guard end it."""
@@ -116,7 +123,7 @@ def start(
                 close_fds=False,  # the guard keeps the lock of the checkout, all else is not inheritable
             )
 
-    return Server(name, log, spawn, spawn())
+    return Server(name, log, spawn, spawn(), environ)
 
 
 def postgres_answers(url: str) -> bool:

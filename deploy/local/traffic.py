@@ -173,15 +173,16 @@ class Publisher:
         if confirm:
             self._channel.confirm_delivery()
 
-    def publish(self, bodies: Iterable[bytes]) -> int:
+    def publish(self, bodies: Iterable[bytes], *, mandatory: bool = False) -> int:
         """Publish persistent messages with the time of now; return how many.
 
         Every thousand messages the broker is asked a question, whose answer shows that it took them.
+        mandatory: with confirm, raise pika's UnroutableError for a message that no queue takes.
         """
         count = 0
         for count, body in enumerate(bodies, start=1):
             properties = pika.BasicProperties(delivery_mode=2, timestamp=int(datetime.now(UTC).timestamp()))
-            self._channel.basic_publish(self._exchange, "usage", body, properties)
+            self._channel.basic_publish(self._exchange, "usage", body, properties, mandatory)
             if count % 1000 == 0:
                 self._channel.exchange_declare(self._exchange, passive=True)
         self._channel.exchange_declare(self._exchange, passive=True)

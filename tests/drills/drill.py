@@ -1,5 +1,6 @@
 """A drill: faults strike while events flow and people read; afterwards all has to be as it was published."""
 
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -9,22 +10,38 @@ from dataclasses import dataclass
 
 import psycopg2
 import urllib3
+from minio.error import MinioException
 from pika.exceptions import AMQPError
 
+from deploy.local.machine import StackError
 from deploy.local.traffic import org
 from shared.errors import AnalyticsError
-from tests.drills.checker import RECOVERY_SECONDS, Finding, Verdict, check
-from tests.drills.faults import FAULTS, Fault
+from tests.drills.check_answers import RECOVERY_SECONDS
+from tests.drills.checker import Parsed, check
+from tests.drills.fault import Fault, MetNothing
+from tests.drills.faults import FAULTS
 from tests.drills.found import Found
 from tests.drills.history import History
-from tests.drills.load import ORGS, Load
+from tests.drills.load import Load
 from tests.drills.plan import Plan
 from tests.drills.readout import read_out, wait_for_exports
-from tests.drills.scene import Scene
+from tests.drills.scene import ORGS, Scene
+from tests.drills.verdict import Finding, Verdict
 
 _POLL_SECONDS = 0.2
 _MAX_WHY = 300
-_NOT_YET = (AssertionError, AnalyticsError, AMQPError, OSError, psycopg2.Error, urllib3.exceptions.HTTPError)
+_MAX_PROBLEM = 100
+_NOT_YET = (
+    AssertionError,
+    AnalyticsError,
+    AMQPError,
+    MinioException,
+    OSError,
+    StackError,
+    psycopg2.Error,
+    subprocess.SubprocessError,
+    urllib3.exceptions.HTTPError,
+)
 """What reading a drill's state raises while something is still away."""
 
 
@@ -55,6 +72,8 @@ class Drill:
         self.load = Load(scene, history)
         self.verdict = Verdict()
         self._found = Found()
+        self._parsed: Parsed = {}
+        self._final_jobs: dict[str, str] = {}
         self.struck: Counter[str] = Counter()
         self._write_line = write_line
         self._patience_seconds = patience_seconds
@@ -71,16 +90,20 @@ class Drill:
             try:
                 fault.begin(self.scene)
                 time.sleep(seconds)
+            except MetNothing as why:
+                problem = f"not begun: {why}"
             except _NOT_YET as error:  # another fault is in its way
-                problem = f"not begun: {type(error).__name__}"
+                problem = f"not begun: {type(error).__name__}: {str(error)[:_MAX_PROBLEM]}"
             else:
                 if fault.is_of_network and self._disturbed(fault) == before:
                     problem = f"met nothing in {seconds:.1f} s"
             try:
                 fault.end(self.scene)
-            except AssertionError as error:
-                self.history.end("fault", "fail", number, why=str(error))
-                return str(error)
+            except MetNothing as why:
+                problem = problem or str(why)
+            except _NOT_YET as error:
+                self.history.end("fault", "fail", number, why=f"{type(error).__name__}: {error}"[:_MAX_WHY])
+                return str(error)[:_MAX_PROBLEM]
             self.history.end("fault", "ok", number, problem=problem)
             self.struck[fault.name] += not problem
             return problem or f"held {seconds:.1f} s"
@@ -117,33 +140,51 @@ class Drill:
         return self._outcome(name, happened, "I1 to I9")
 
     def settle(self, by: str) -> float:
-        """Wait until all is ready, counted, exported and right, and judge; return the seconds it took."""
+        """Wait until all is ready, counted and exported, and judge; return the seconds it took.
+
+        What the judge itself takes is not among them.
+        """
         began = time.monotonic()
+        judging = 0.0
         self.load.pause()
         why = "nothing was read"
-        while time.monotonic() < began + self._patience_seconds:
+        seconds = time.monotonic() - began
+        while (left := self._patience_seconds + began + judging - time.monotonic()) > 0:
             self._launch_ended()
             try:
-                why = self._what_waits() or self._judge(began + self._patience_seconds)
+                why = self._what_waits() or self._export_all(left)
+                seconds = time.monotonic() - began - judging
+                if not why:
+                    judged = time.monotonic()
+                    try:
+                        why = self._judge()
+                    finally:
+                        judging += time.monotonic() - judged
             except _NOT_YET as error:
                 why = f"{type(error).__name__}: {error}".strip()
             if not why:
+                self.note_holdings()
                 break
             time.sleep(_POLL_SECONDS)
         else:
+            seconds = time.monotonic() - began - judging
             with suppress(*_NOT_YET):  # what is wrong shall be named, however late
-                why = self._judge(time.monotonic() + 1) or why
-        seconds = time.monotonic() - began
+                why = self._judge() or why
         number = self.history.invoke("recovery", by)
         self.history.end("recovery", "fail" if why else "ok", number, seconds=round(seconds, 2), why=why)
         if why:
             self._write_line(f"    not recovered: {why[:_MAX_WHY]}")
         return seconds
 
+    def note_holdings(self) -> None:
+        """Note what each process holds at a quiet moment."""
+        number = self.history.invoke("holdings", "drill")
+        self.history.end("holdings", "ok", number, held=self.scene.holdings())
+
     def _outcome(self, name: str, happened: str, can_break: str) -> Outcome:
         seconds = self.settle(name)
-        self.verdict.findings = check(self.history.records, self._found).findings
-        new = [each for each in self.verdict.findings if (each.invariant, each.kind) not in self._known]
+        self.verdict.findings = check(self.history.records, self._found, self._parsed).findings
+        new = self._new_findings()
         self._known |= {(each.invariant, each.kind) for each in new}
         if self._ended:
             happened += f"; ended by themselves: {', '.join(self._ended)}"
@@ -163,15 +204,23 @@ class Drill:
             return f"stored {stored} of {self.load.confirmed}, queued {queued}, pending batches {pending}"
         return ""
 
-    def _judge(self, deadline: float) -> str:
-        """Export all, read all and check it; say what is wrong."""
+    def _export_all(self, seconds: float) -> str:
+        """Export every organisation's window and wait until no job is under way; say what is refused."""
         jobs = {org(number): self.load.exporter.export(org(number)) for number in range(ORGS)}
         if None in jobs.values():
             return "an export is refused"
-        wait_for_exports(self.scene, deadline - time.monotonic())
-        self._found = read_out(self.scene, {org_id: job for org_id, job in jobs.items() if job})
-        self.verdict = check(self.history.records, self._found)
-        return "; ".join(str(each) for each in self.verdict.findings)
+        self._final_jobs = {org_id: job for org_id, job in jobs.items() if job}
+        wait_for_exports(self.scene, seconds)
+        return ""
+
+    def _judge(self) -> str:
+        """Read all and check it; say what is wrong that was not before."""
+        self._found = read_out(self.scene, self._final_jobs)
+        self.verdict = check(self.history.records, self._found, self._parsed)
+        return "; ".join(str(each) for each in self._new_findings())
+
+    def _new_findings(self) -> list[Finding]:
+        return [each for each in self.verdict.findings if (each.invariant, each.kind) not in self._known]
 
     def _launch_ended(self) -> None:
         for slot, code in self.scene.launch_ended():

@@ -69,6 +69,8 @@ class Found:
     jobs: Sequence[Job] = ()
     audited: Sequence[str] = ()
     """The request id of each row of the audit log."""
+    leaks: Sequence[str] = ()
+    """Secrets and foreign data where they must not be, in words."""
 
 
 def counted(event: Sequence[object]) -> Counted:

@@ -75,3 +75,13 @@ def written(events: Iterable[Event]) -> list[list[Any]]:
         ]
         for event in events
     ]  # fmt: skip
+
+
+def operations(history: Iterable[Record], kind: str) -> list[tuple[Record, Record | None]]:
+    """Return each operation's begin, and its end if it has one."""
+    begun: dict[int, Record] = {}
+    ends: dict[int, Record] = {}
+    for record in history:
+        if record["kind"] == kind:
+            (begun if record["state"] == "invoke" else ends)[record["number"]] = record
+    return [(record, ends.get(number)) for number, record in begun.items()]

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.drills.faults import FAULTS, Fault
+from tests.drills.fault import Fault
+from tests.drills.faults import FAULTS
 
 _MAX_PAUSE_SECONDS = 3.0
 _LANES = 2
@@ -56,7 +57,7 @@ def make_plan(seed: int, seconds: float, faults: Mapping[str, Fault] = FAULTS) -
     while True:
         lane = free_at.index(min(free_at))
         at = free_at[lane] + rng.uniform(0.2, _MAX_PAUSE_SECONDS)
-        choice = [fault for fault in faults.values() if busy.get(fault.target, 0.0) <= at]
+        choice = [fault for fault in faults.values() if fault.weight and busy.get(fault.target, 0.0) <= at]
         [fault] = rng.choices(choice, [each.weight for each in choice])
         held = rng.uniform(*fault.seconds)
         if at + held > seconds:

@@ -1,25 +1,21 @@
 """Reads what a drill has come to: rows, rollups, answers, files, dead letters, jobs, the audit log."""
 
 import csv
-import gzip
 import hashlib
 import io
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-import urllib3
 from psycopg2.extensions import connection
 
 from deploy.local.api import Api
 from deploy.local.traffic import Sums, org
-from shared.s3 import ObjectStore
-from shared.settings import ObjectStoreSettings, load
 from tests.drills.found import Bucket, Counted, Found, Job, Row
-from tests.drills.load import ORGS, digest
-from tests.drills.scene import Scene
+from tests.drills.publishing import digest
+from tests.drills.scene import CANARY, ORGS, Scene
 
 _ROWS = """
     SELECT org_id::text, event_id::text, occurred_at, model_id, status, input_tokens, output_tokens,
@@ -29,6 +25,11 @@ _SUMS = """
     SELECT org_id::text, model_id, bucket_start, invocations, errors, input_tokens, output_tokens,
            cost_estimate_cents
     FROM analytics.{}_rollups"""
+_BY_CLIENT = """
+    SELECT org_id::text, model_id, bucket_start, sum(invocations), sum(errors), sum(input_tokens),
+           sum(output_tokens), sum(cost_estimate_cents)
+    FROM analytics.rollups WHERE dimension = 'client' AND grain = 60 GROUP BY 1, 2, 3"""
+_INCOMPLETE = "SELECT FROM analytics.rollup_dimensions WHERE name = 'client' AND complete_since IS NOT NULL"
 _AUDITED = "SELECT request_id FROM analytics.audit_log"
 _JOBS = "SELECT job_id::text, status, checksum, size_bytes, row_count, object_key, org_id::text FROM {}"
 
@@ -42,18 +43,18 @@ def read_out(scene: Scene, final_jobs: dict[str, str]) -> Found:
         found.rows = [_row(values) for values in _query(owner, _ROWS)]
         for grain, name in (("hour", "hourly"), ("day", "daily")):
             found.views[f"{name} rollups"] = (grain, _sums(_query(owner, _SUMS.format(name))))
+        if not _query(owner, _INCOMPLETE):
+            found.views["rollups by client"] = ("hour", _sums(_query(owner, _BY_CLIENT)))
         jobs = _query(owner, _JOBS.format("analytics.export_jobs"))
-        found.audited = [
-            str(value) for (value,) in _query(owner, "SELECT request_id FROM analytics.audit_log")
-        ]
+        found.audited = [str(value) for (value,) in _query(owner, _AUDITED)]
     with scene.observer() as observer:
         found.dead_letters = [(digest(each.body), each.reason) for each in observer.dead_letters()]
         found.queued = observer.queued()
     api = Api(scene.gateway_url, _TENANTS)
     for grain in ("hour", "day"):
         found.views[f"usage API by {grain}"] = (grain, dict(_from_api(api, scene, grain)))
-    store = ObjectStore(load(ObjectStoreSettings, scene.store_settings))
-    files = {key: _fetch(store, key) for key in store.keys("")}
+    files = scene.bucket.files()
+    found.leaks = [*scene.logs.leaks(), *_foreign_files(files)]
     found.jobs = [_job(values, files) for values in jobs]
     if final_jobs:
         keys = {values[0]: values[5] for values in jobs}
@@ -119,11 +120,11 @@ def _from_api(api: Api, scene: Scene, grain: str) -> Iterator[tuple[Bucket, Sums
             )
 
 
-def _fetch(store: ObjectStore, key: str) -> bytes:
-    url = store.signed_url(key, expires=timedelta(minutes=1), file_name="export.csv", content_type="text/csv")
-    answer = urllib3.request("GET", url, retries=False, timeout=20)
-    assert answer.status == 200, answer.data
-    return gzip.decompress(answer.data) if key.endswith(".gz") else answer.data
+def _foreign_files(files: dict[str, bytes]) -> Iterator[str]:
+    own = org(ORGS - 1)
+    for key, data in files.items():
+        if not key.startswith(own) and CANARY.encode() in data:
+            yield f"data of {own} in {key}"
 
 
 def _lines(data: bytes) -> list[dict[str, str]]:

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.drills.checker import Verdict
 from tests.drills.drill import Outcome
+from tests.drills.verdict import Verdict
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -48,5 +48,7 @@ answers               {verdict.answers:,}, refused {verdict.refused:,}, none {ve
 exports               {verdict.exports:,}
 time to visible       median {verdict.median_visible:.2f} s, p95 {verdict.p95_visible:.2f} s, \
 worst {verdict.worst_visible:.1f} s
+seen by a client      median {verdict.median_seen:.2f} s, worst {verdict.worst_seen:.1f} s
+downloads             {verdict.downloads:,}, changed on the way and noticed {verdict.mended:,}
 slowest recovery      {slowest.recovery_seconds:.1f} s ({slowest.name})
 """

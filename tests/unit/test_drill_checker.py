@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.local.traffic import Router, Sums, org
-from tests.drills.checker import Verdict, check
+from tests.drills.checker import check
 from tests.drills.found import Found, Job, Row, add_up, counted
 from tests.drills.history import History, Record, read_history, written
+from tests.drills.verdict import Verdict
 
 START = datetime(2026, 3, 1, 22, tzinfo=UTC)
 EVENTS = Router(seed=1, start=START, end=START + timedelta(hours=4)).events(40)
@@ -54,6 +55,20 @@ def right_history() -> list[Record]:
         record("read", "unknown", 24, 27),
         record("fault", "invoke", 30, 30, by="ingestor.kill", target="ingestor"),
         record("fault", "ok", 30, 31),
+        record("metrics", "ok", 40, 36, gateway="g1", counters={"requests_total": 7.0, "answers_total": 3.0}),
+        record("metrics", "ok", 41, 37, gateway="g1", counters={"requests_total": 9.0}),
+        record("metrics", "ok", 42, 38, gateway="g2", counters={"requests_total": 1.0}),
+        record("marker", "invoke", 50, 40, by="marker"),
+        record("marker", "ok", 50, 42),
+        record("marker", "invoke", 51, 42, by="marker"),
+        record("download", "invoke", 60, 43, by="exporter", job_id="j1"),
+        record("download", "ok", 60, 44, whole=True),
+        record("fault", "invoke", 61, 45, by="s3.corrupt_download", target="s3"),
+        record("download", "invoke", 62, 46, by="exporter", job_id="j1"),
+        record("download", "ok", 62, 47, whole=False),
+        record("fault", "ok", 61, 48),
+        record("holdings", "ok", 70, 49, held={"gateway": [200.0, 40], "ingestor": [50.0, 20]}),
+        record("holdings", "ok", 71, 50, held={"gateway": [300.0, 60]}),
         record("recovery", "invoke", 31, 31, by="ingestor.kill"),
         record("recovery", "ok", 31, 35, seconds=4.0),
     ]
@@ -77,6 +92,7 @@ def test_a_right_history_passes() -> None:
         attempted=40, acknowledged=30, counted=40, recovered=10, resent=10,
         unconfirmed=1, dead_letters=1, answers=2,
         refused=1, unanswered=1, exports=2, median_visible=48.5, p95_visible=50.0, worst_visible=50.0,
+        median_seen=2.0, worst_seen=2.0, downloads=2, mended=1,
     )  # fmt: skip
     assert verdict.holds
 
@@ -154,10 +170,6 @@ def lose_an_audit_row(_: list[Record], found: Found) -> None:
     found.audited = ["r1", "r5"]
 
 
-def audit_twice(_: list[Record], found: Found) -> None:
-    found.audited = [*found.audited, "r1"]
-
-
 def audit_what_nobody_asked(_: list[Record], found: Found) -> None:
     found.audited = [*found.audited, "r9"]
 
@@ -191,6 +203,30 @@ def show_foreign_data(history: list[Record], _: Found) -> None:
     end(history, 21, foreign=True)
 
 
+def find_a_secret_in_a_log(_: list[Record], found: Found) -> None:
+    found.leaks = ["a password in gateway-1.log"]
+
+
+def let_a_counter_fall(history: list[Record], _: Found) -> None:
+    end(history, 41, counters={"answers_total": 2.0})
+
+
+def cut_a_download(history: list[Record], _: Found) -> None:
+    end(history, 60, whole=False)
+
+
+def exit_with_1(history: list[Record], _: Found) -> None:
+    end(history, 30, state="fail", why="ended with 1")
+
+
+def grow(history: list[Record], _: Found) -> None:
+    end(history, 71, held={"gateway": [361.0, 60]})
+
+
+def keep_descriptors(history: list[Record], _: Found) -> None:
+    end(history, 71, held={"gateway": [200.0, 101]})
+
+
 def recover_late(history: list[Record], _: Found) -> None:
     end(history, 31, seconds=31.0, why="31 s")
 
@@ -217,6 +253,12 @@ def recover_never(history: list[Record], _: Found) -> None:
         (leave_two_objects, "I4", "objects"),
         (cut_a_file, "I4", "file-differs"),
         (leave_a_job_running, "I5", "export-not-ended"),
+        (cut_a_download, "I4", "download-differs"),
+        (find_a_secret_in_a_log, "I6", "leaked"),
+        (let_a_counter_fall, "I7", "counter-fell"),
+        (exit_with_1, "I8", "ended-badly"),
+        (grow, "I8", "grown"),
+        (keep_descriptors, "I8", "grown"),
         (show_a_stranger, "I6", "foreign-data"),
         (show_foreign_data, "I6", "foreign-data"),
         (answer_500, "I7", "status"),
@@ -226,7 +268,6 @@ def recover_never(history: list[Record], _: Found) -> None:
         (recover_late, "I8", "recovery"),
         (recover_never, "I8", "recovery"),
         (lose_an_audit_row, "I9", "unaudited"),
-        (audit_twice, "I9", "unaudited"),
         (audit_what_nobody_asked, "I9", "audited-unasked"),
     ],
 )
@@ -263,6 +304,12 @@ def test_any_one_event_added_to_a_view_twice_or_never_is_found(at: int, grain: s
     seen = [*events, events[at]] if twice else events[:at] + events[at + 1 :]
     found.views = {"a view": (grain, add_up(seen, grain))}
     assert check(right_history(), found).count("sums-differ") == 1
+
+
+def test_an_audit_row_that_was_written_again_after_a_lost_reply_is_no_fault() -> None:
+    found = right_found()
+    found.audited = [*found.audited, "r1"]
+    assert check(right_history(), found).holds
 
 
 def test_a_history_is_read_as_it_was_written_without_a_line_that_was_cut_off(tmp_path: Path) -> None:
