@@ -66,15 +66,13 @@ class _DigestingPool(urllib3.PoolManager):
     The client does so over TLS alone. Else it signs the bytes' SHA-256, which not every server looks at.
     """
 
-    def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:
+    def urlopen(self, method: str, url: str, *arguments: Any, **named: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
         """Send a request."""
-        body = kw.get("body")
+        body = named.get("body")
         if method == "PUT" and isinstance(body, bytes):
             digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-            headers = urllib3.HTTPHeaderDict(kw.get("headers"))
-            headers.setdefault("Content-MD5", digest)
-            kw["headers"] = headers
-        return super().urlopen(method, url, redirect, **kw)
+            named["headers"] = urllib3.HTTPHeaderDict({"Content-MD5": digest} | dict(named["headers"]))
+        return super().urlopen(method, url, *arguments, **named)
 
 
 @dataclass(frozen=True)

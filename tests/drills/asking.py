@@ -202,8 +202,9 @@ class Scraper(Worker):
 
 
 def _counters(text: str) -> Iterator[tuple[str, float]]:
-    """Yield the samples that may only rise: counters, and the counts of histograms."""
+    """Yield the samples that may only rise: counters, counts of histograms. A process's go with it."""
     for line in text.splitlines():
         sample, _, value = line.rpartition(" ")
-        if not line.startswith("#") and sample.partition("{")[0].endswith(_RISING):
+        name, _, labels = sample.partition("{")
+        if not line.startswith("#") and name.endswith(_RISING) and 'pid="' not in labels:
             yield sample, float(value)

@@ -123,7 +123,7 @@ def broker_faults() -> list[Fault]:
         ),
         Fault(
             disk,
-            partial(_alarm, disk, ("set_disk_free_limit", "100TB")),
+            partial(_alarm, disk, ("set_disk_free_limit", "100000GB")),
             partial(_no_alarm, ("set_disk_free_limit", "50MB")),
             invariants,
             (3, 8),

@@ -148,7 +148,9 @@ def _take_all_connections(name: str, scene: Scene) -> None:
                 " WHERE backend_type = 'client backend'"
             )
             [(free,)] = cur.fetchall()
-        taken.extend(scene.connect() for _ in range(free - _SPARE_CONNECTIONS))
+        with suppress(DatabaseError):  # somebody else came first: there is none left
+            for _ in range(free - _SPARE_CONNECTIONS):
+                taken.append(scene.connect())  # noqa: PERF401  those before an error are to be closed too
 
     def give_back() -> None:
         for each in taken:

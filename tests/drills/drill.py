@@ -30,6 +30,8 @@ from tests.drills.verdict import Finding, Verdict
 
 _POLL_SECONDS = 0.2
 _MAX_WHY = 300
+_MAX_LOOKS = 5
+"""What the judge has found wrong so often stays wrong."""
 _MAX_PROBLEM = 100
 _NOT_YET = (
     AssertionError,
@@ -115,8 +117,11 @@ class Drill:
         """Run one fault, wait for recovery, and judge."""
         self.load.resume()
         time.sleep(0.5)
-        happened = self.strike(fault, seconds)
-        return self._outcome(fault.name, happened, fault.can_break)
+        happened = []
+        thread = threading.Thread(target=lambda: happened.append(self.strike(fault, seconds)))
+        thread.start()
+        self._join(thread)
+        return self._outcome(fault.name, happened[0] if happened else "it failed", fault.can_break)
 
     def run_plan(self, plan: Plan, name: str) -> Outcome:
         """Run a plan, wait for recovery, and judge."""
@@ -133,9 +138,7 @@ class Drill:
             thread.start()
             threads.append(thread)
         for thread in threads:
-            while thread.is_alive():
-                thread.join(_POLL_SECONDS)
-                self._launch_ended()
+            self._join(thread)
         happened = f"{self.struck.total() - before} faults in {time.monotonic() - began:.0f} s"
         return self._outcome(name, happened, "I1 to I9")
 
@@ -145,8 +148,8 @@ class Drill:
         What the judge itself takes is not among them.
         """
         began = time.monotonic()
-        judging = 0.0
-        self.load.pause()
+        judging, looks = 0.0, 0
+        self.load.pause(self._launch_ended)
         why = "nothing was read"
         seconds = time.monotonic() - began
         while (left := self._patience_seconds + began + judging - time.monotonic()) > 0:
@@ -155,6 +158,7 @@ class Drill:
                 why = self._what_waits() or self._export_all(left)
                 seconds = time.monotonic() - began - judging
                 if not why:
+                    looks += 1
                     judged = time.monotonic()
                     try:
                         why = self._judge()
@@ -164,6 +168,8 @@ class Drill:
                 why = f"{type(error).__name__}: {error}".strip()
             if not why:
                 self.note_holdings()
+                break
+            if looks >= _MAX_LOOKS:
                 break
             time.sleep(_POLL_SECONDS)
         else:
@@ -221,6 +227,11 @@ class Drill:
 
     def _new_findings(self) -> list[Finding]:
         return [each for each in self.verdict.findings if (each.invariant, each.kind) not in self._known]
+
+    def _join(self, thread: threading.Thread) -> None:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            self._launch_ended()
 
     def _launch_ended(self) -> None:
         for slot, code in self.scene.launch_ended():

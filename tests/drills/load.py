@@ -1,6 +1,7 @@
 """The load of a drill: publishers, and whoever asks."""
 
 import time
+from collections.abc import Callable
 
 from tests.drills.asking import Exporter, Marker, Reader, Scraper
 from tests.drills.history import History
@@ -27,14 +28,16 @@ class Load:
         for worker in self.workers:
             worker.start()
 
-    def pause(self) -> None:
+    def pause(self, meanwhile: Callable[[], None]) -> None:
         """Let each end what it began, and wait for that."""
         for worker in self.workers:
             worker.resting.clear()
             worker.paused.set()
         deadline = time.monotonic() + _PATIENCE_SECONDS
         for worker in self.workers:
-            assert worker.resting.wait(deadline - time.monotonic()), f"{worker.name} does not come to rest"
+            while not worker.resting.wait(0.2):
+                assert time.monotonic() < deadline, f"{worker.name} does not come to rest"
+                meanwhile()
 
     def resume(self) -> None:
         """Go on."""
