@@ -20,6 +20,8 @@ from tests.support.raw_http import USAGE, dial, get
 _FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 _CLIENTS = 200
 _KILLS_IN_A_ROW = 10
+_ALONE = {"gateway.release_before"}
+"""Not beside other faults."""
 
 
 def _kill(slot: str, scene: Scene) -> None:
@@ -27,7 +29,8 @@ def _kill(slot: str, scene: Scene) -> None:
     scene.processes[slot].kill()
 
 
-def _launch(slot: str, scene: Scene) -> None:
+def launch(slot: str, scene: Scene) -> None:
+    """Start a process again that a fault has taken down."""
     if slot in scene.down:
         scene.launch(slot)
 
@@ -47,7 +50,7 @@ def _term_end(slot: str, scene: Scene) -> None:
     assert code == 0, f"{slot} ended with {code} after SIGTERM"
 
 
-def _swap(slot: str, scene: Scene) -> None:
+def swap(slot: str, scene: Scene) -> None:
     """Stop a process as an upgrade does; another is launched in its place."""
     scene.down.add(slot)
     scene.processes[slot].stop()
@@ -55,7 +58,7 @@ def _swap(slot: str, scene: Scene) -> None:
 
 def _release_before(slot: str, scene: Scene) -> None:
     root = scene.release_before()
-    _swap(slot, scene)
+    swap(slot, scene)
     scene.launch(slot, root=root)
     scene.processes[slot].wait_ready(20)
 
@@ -64,13 +67,13 @@ def _at_another_hour(slot: str, offset: str, scene: Scene) -> None:
     found = sorted(Path("/").glob(_FAKETIME[1:]))
     if not found:
         raise MetNothing("libfaketime is not installed")
-    _swap(slot, scene)
+    swap(slot, scene)
     # The clock on the wall alone: what waits, waits by the other.
     scene.launch(slot, LD_PRELOAD=str(found[0]), FAKETIME=offset, DONT_FAKE_MONOTONIC="1", NO_FAKE_STAT="1")
 
 
 def _this_again(slot: str, scene: Scene) -> None:
-    _swap(slot, scene)
+    swap(slot, scene)
     scene.launch(slot)
 
 
@@ -78,7 +81,7 @@ def _of_process(slot: str) -> list[Fault]:
     stop, go = partial(_signal, slot, signal.SIGSTOP), partial(_signal, slot, signal.SIGCONT)
     invariants = {"gateway": "I7 I9", "export_worker": "I4 I5"}.get(slot, "I1 I2 I3")
     faults = [
-        Fault(f"{slot}.kill", partial(_kill, slot), partial(_launch, slot), invariants, (0.1, 2.0), 4),
+        Fault(f"{slot}.kill", partial(_kill, slot), partial(launch, slot), invariants, (0.1, 2.0), 4),
         Fault(f"{slot}.pause", stop, go, invariants, (3.0, 12.0)),
         Fault(f"{slot}.term", partial(_term, slot), partial(_term_end, slot), invariants, (0.1, 1.0)),
     ]
@@ -91,7 +94,9 @@ def _of_process(slot: str) -> list[Fault]:
         "hour_behind": partial(_at_another_hour, slot, "-1h"),
     }
     return faults + [
-        Fault(f"{slot}.{name}", begin, again, invariants, (3.0, 8.0), 1) for name, begin in begins.items()
+        # The gateway of the release before answers 500 on a standby, which a plan may have at the same time.
+        Fault(f"{slot}.{name}", begin, again, invariants, (3.0, 8.0), int(f"{slot}.{name}" not in _ALONE))
+        for name, begin in begins.items()
     ]
 
 
@@ -116,7 +121,7 @@ def _kill_before_commit(scene: Scene) -> None:
 def _kill_before_commit_end(scene: Scene) -> None:
     release("ingestor.kill_before_commit", scene)
     for slot in ("ingestor", "ingestor-2"):
-        _launch(slot, scene)
+        launch(slot, scene)
 
 
 def _kill_again_and_again(scene: Scene) -> None:
@@ -136,7 +141,7 @@ def _kill_again_and_again(scene: Scene) -> None:
 
 def _kill_again_and_again_end(scene: Scene) -> None:
     for slot in ("ingestor", "ingestor-2"):
-        _launch(slot, scene)
+        launch(slot, scene)
 
 
 def _kill_gateway_worker(scene: Scene) -> None:

@@ -155,9 +155,9 @@ class Scene:
         """Where the gateway answers now; it has another port after each start."""
         return self.processes["gateway"].url
 
-    def launch(self, slot: str, *, root: Path | None = None, **environ: str) -> None:
+    def launch(self, slot: str, root: Path | None = None, **environ: str) -> None:
         """Start a process, or start it again, without waiting for it; root: of another checkout."""
-        process = self.fleet.start(SLOTS[slot], None, root, **environ)
+        process = self.fleet.start_of(root or self._root, SLOTS[slot], None, **environ)
         with self._lock:
             self.processes[slot] = process
             self.down.discard(slot)

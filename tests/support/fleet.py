@@ -121,17 +121,19 @@ class Fleet:
         self._log_folder = log_folder
         self.processes: list[Process] = []
 
-    def start(self, name: str, port: int | None = None, root: Path | None = None, **environ: str) -> Process:
+    def start(self, name: str, port: int | None = None, **environ: str) -> Process:
         """Start a process of the Procfile, on a free port by default; do not wait for it."""
-        process = Process(name, self.environ | environ, self._log_folder, port, root=root or self._root)
+        return self.start_of(self._root, name, port, **environ)
+
+    def start_of(self, root: Path, name: str, port: int | None = None, **environ: str) -> Process:
+        """Start a process of another checkout; do not wait for it."""
+        process = Process(name, self.environ | environ, self._log_folder, port, root=root)
         self.processes.append(process)
         return process
 
     def start_ready(self, *names: str, **environ: str) -> list[Process]:
         """Start processes side by side and wait until all are ready."""
-        return [
-            process.wait_ready() for process in [self.start(name, None, None, **environ) for name in names]
-        ]
+        return [process.wait_ready() for process in [self.start(name, None, **environ) for name in names]]
 
     def close(self) -> None:
         """Kill what still runs; under coverage let it end and write what it measured first."""
