@@ -66,7 +66,7 @@ class _DigestingPool(urllib3.PoolManager):
     The client does so over TLS alone. Else it signs the bytes' SHA-256, which not every server looks at.
     """
 
-    def urlopen(self, method: str, url: str, *arguments: Any, **named: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
+    def urlopen(self, method: str, url: str, *arguments: Any, **named: Any) -> urllib3.BaseHTTPResponse:
         """Send a request."""
         body = named.get("body")
         if method == "PUT" and isinstance(body, bytes):

@@ -150,7 +150,7 @@ class Marker(Producer):
     def __init__(self, scene: Scene, history: History) -> None:
         super().__init__(scene, history, seed=1000, models=(_MARKER,), orgs=_MARKED + 1)
         self._asker = Asker("marker", scene, history, every_seconds=0)
-        self._path = f"{usage_path(scene, 'total')}&{urlencode({'modelId': _MARKER})}"
+        self._path = f"{usage_path(scene, 'day')}&{urlencode({'modelId': _MARKER})}"
         self._sent = 0
         self._number: int | None = None
 

@@ -16,15 +16,12 @@ _POINTS = {
     "rollup_worker.hours_added": "I2",
     "rollup_worker.added": "I2",
     "rollup_worker.committed": "I2",
-    "rollup_worker.merged": "I2",
-    "rollup_worker.past_merged": "I2",
-    "rollup_worker.hour_added": "I2",
     "rollup_worker.percentiles_kept": "I2",
     "export_worker.claimed": "I4 I5",
     "export_worker.object_stored": "I4 I5",
     "gateway.committed": "I7 I9",
 }
-"""Those that a drill's load can meet, with what each can break."""
+"""Those that a drill's load meets within seconds, with what each can break."""
 
 
 def _arm(slot: str, point: str, scene: Scene) -> None:

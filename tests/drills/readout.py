@@ -91,7 +91,7 @@ def _query(owner: connection, sql: str) -> list[tuple[Any, ...]]:
 
 def _row(values: tuple[Any, ...]) -> Row:
     org_id, event_id, occurred_at, *others, visible_at = values
-    return Row(Counted(org_id, event_id, occurred_at.astimezone(UTC), *others), visible_at)
+    return Row(Counted(org_id, event_id, occurred_at, *others), visible_at)
 
 
 def _sums(lines: Any) -> dict[Bucket, Sums]:
