@@ -17,7 +17,7 @@ from shared.errors import ObjectStoreRefused, ObjectStoreUnavailable
 from shared.postgres import Database
 from shared.s3 import ObjectStore
 from shared.settings import ObjectStoreSettings, load
-from tests.support.exports import START, Exports, Row, insert_many
+from tests.support.exports import ORG, START, Exports, Row, insert_many
 from tests.support.fleet import Fleet, Process
 from tests.support.tcp_proxy import TcpProxy
 
@@ -304,6 +304,23 @@ def test_a_database_connection_cut_mid_copy_costs_an_attempt_and_leaves_no_objec
             row = exports.wait(created, "succeeded")
     assert (row["attempt"], row["error"]) == (2, None)
     assert_whole(exports, row)
+
+
+@pytest.mark.parametrize("hours", [1, HOURS], ids=["one part", "many parts"])
+def test_bytes_that_change_on_the_way_are_refused_and_sent_again(
+    exports: Exports, proxy: TcpProxy, hours: int
+) -> None:
+    insert_many(exports.owner, hours, MODELS, name_length=200)
+    in_lines = f":00Z,{ORG}".encode()
+    proxy.in_requests = (in_lines, in_lines[:-1] + b"?")
+    with exports.worker(S3_ENDPOINT=f"127.0.0.1:{proxy.port}"):
+        created = exports.create(**HOURLY)
+        wait_until(lambda: exports.job(created)["error"] is not None, "the refusal")
+        assert exports.job(created)["error"] == "The object store refused the file (BadDigest)."
+        proxy.in_requests = None
+        row = exports.wait(created, "succeeded")
+    assert len(exports.lines(row)) == hours * MODELS
+    assert exports.objects() == [row["object_key"]]
 
 
 def claims_lost(exports: Exports) -> int:
