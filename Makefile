@@ -8,7 +8,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What `make lock` does with the pins there are: UPGRADE= keeps them and adds what is missing.
 UPGRADE ?= --upgrade
 
-.PHONY: help console-if-possible demo up down test test-unit coverage check console screenshots drills bench lock clean system-packages monitoring-packages browser-package
+.PHONY: help console-if-possible demo up down test test-unit coverage check console screenshots drills bench lock clean system-packages monitoring-packages browser-package drill-packages
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,7 +51,7 @@ console-if-possible: $(BIN)/.installed
 screenshots: $(BIN)/.installed system-packages browser-package console  ## pictures of the console with the demo's data
 	@$(BIN)/python -m tests.console.pictures
 
-drills: $(BIN)/.installed system-packages  ## faults of every kind while events flow; DRILL_MINUTES=10 of random plans
+drills: $(BIN)/.installed system-packages drill-packages  ## faults of every kind while events flow; DRILL_MINUTES=10 of random plans
 	@$(BIN)/python -m tests.drills $(DRILL_ARGS)
 	@[ -n "$(DRILL_ARGS)" ] || $(BIN)/python -m tests.drills.clusters
 
@@ -82,6 +82,10 @@ system-packages:
 browser-package:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| sh deploy/local/install.sh chromium
+
+# Without it no process runs at another hour, and the table says so.
+drill-packages:
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || sh deploy/local/install.sh libfaketime || true
 
 monitoring-packages:
 	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null \

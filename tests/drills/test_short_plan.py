@@ -10,9 +10,9 @@ from tests.drills.scene import TEMPLATE, Scene
 
 PLAN = Plan(
     seed=None,
-    seconds=10.0,
+    seconds=14.0,
     steps=(
-        Step(0.5, "ingestor.kill", 0.5),
+        Step(0.5, "ingestor.committed_kill", 0.3),
         Step(1.0, "postgresql.commit_reply_lost", 1.5),
         Step(3.5, "rollup_worker.kill", 0.3),
         Step(4.0, "rabbitmq.reset_peer", 0.1),
@@ -21,6 +21,10 @@ PLAN = Plan(
         Step(7.0, "s3.limit_data", 0.5),
         Step(8.5, "gateway.kill", 0.3),
         Step(9.0, "ingestor-2.term", 0.3),
+        Step(9.5, "redis.corrupt", 3.0),
+        Step(10.0, "rabbitmq.half_open", 1.0),
+        Step(11.0, "gateway.worker_kill", 0.5),
+        Step(11.5, "postgresql.half_open", 1.0),
     ),
 )
 
@@ -39,7 +43,9 @@ def test_a_short_plan_of_faults_breaks_no_promise(own_stack: LocalStack, tmp_pat
             drill.load.stop()
             history.close()
     assert outcome.findings == [], "\n".join(lines)
-    assert drill.struck.keys() >= {step.fault for step in PLAN.steps} - {"s3.limit_data"}
+    # These take a request that comes at the right moment.
+    by_chance = {"s3.limit_data", "redis.corrupt", "ingestor.committed_kill"}
+    assert drill.struck.keys() >= {step.fault for step in PLAN.steps} - by_chance
     assert drill.verdict.counted >= drill.verdict.acknowledged > 100
     assert drill.verdict.exports > 3
     assert drill.verdict.answers > 10
