@@ -15,6 +15,8 @@ from tests.drills.fault import Fault, MetNothing, nothing, release
 from tests.drills.scene import Scene
 
 _PATIENCE_SECONDS = 10
+_MAX_SECONDS = 120
+"""For rabbitmqctl, which takes seconds of a processor to start."""
 
 
 def _control(scene: Scene, *arguments: str) -> str:
@@ -29,7 +31,7 @@ def _control(scene: Scene, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=40,
+        timeout=_MAX_SECONDS,
         **identity,
     )  # type: ignore[call-overload]
     assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {(done.stderr or done.stdout)[-200:]}"

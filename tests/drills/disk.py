@@ -9,6 +9,8 @@ from typing import Self
 _SIZE_BYTES = 4 * 1024**3
 """More than a run of an hour writes. Only what is used of it takes memory."""
 
+_ATTEMPTS = 20
+
 
 class SmallDisk:
     """A context manager that mounts it. Raises OSError where this machine does not let us."""
@@ -28,7 +30,12 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Leave no free byte: the disk becomes as small as what is on it."""
-        self._resize(shutil.disk_usage(self._folder).used)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._resize(shutil.disk_usage(self._folder).used)
+            except OSError:  # more is on it by now
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
     def empty(self) -> None:
         """Give it room again."""

@@ -40,11 +40,15 @@ def _signal(slot: str, number: signal.Signals, scene: Scene) -> None:
 
 
 def _term(slot: str, scene: Scene) -> None:
+    if not scene.processes[slot].lives():
+        raise MetNothing("it is still starting, and SIGTERM ends it as it ends any program")
     scene.down.add(slot)
     scene.processes[slot].send(signal.SIGTERM)
 
 
 def _term_end(slot: str, scene: Scene) -> None:
+    if slot not in scene.down:
+        return
     code = scene.processes[slot].popen.wait(timeout=40)
     scene.launch(slot)
     assert code == 0, f"{slot} ended with {code} after SIGTERM"

@@ -77,6 +77,14 @@ class Process:
         except urllib3.exceptions.HTTPError:
             return False
 
+    def lives(self) -> bool:
+        """Return whether it has come so far as to answer, ready or not."""
+        path = "/analytics/v1/status/healthz" if self.name == "gateway" else "/healthz"
+        try:
+            return self.get(path).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
     def wait_ready(self, seconds: float = 40) -> Self:
         """Wait until it is ready. Raises AssertionError with its log's end when it ends or never is."""
         deadline = time.monotonic() + seconds
