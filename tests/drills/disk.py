@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ _SIZE_BYTES = 4 * 1024**3
 """More than a run of an hour writes. Only what is used of it takes memory."""
 
 _ATTEMPTS = 20
+_STEP_BYTES = 64 * 1024
 
 
 class SmallDisk:
@@ -31,11 +33,10 @@ class SmallDisk:
     def fill(self) -> None:
         """Leave no free byte: the disk becomes as small as what is on it."""
         for attempt in range(_ATTEMPTS):
-            try:
-                return self._resize(shutil.disk_usage(self._folder).used)
-            except OSError:  # more is on it by now
-                if attempt == _ATTEMPTS - 1:
-                    raise
+            with suppress(OSError):  # more is on it by now
+                self._resize(shutil.disk_usage(self._folder).used + attempt * _STEP_BYTES)
+                return
+        raise OSError("the disk fills faster than it becomes smaller")
 
     def empty(self) -> None:
         """Give it room again."""
