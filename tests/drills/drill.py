@@ -159,6 +159,7 @@ class Drill:
                 seconds = time.monotonic() - began - judging
                 if not why:
                     looks += 1
+                    self.note_holdings()
                     judged = time.monotonic()
                     try:
                         why = self._judge()
@@ -166,10 +167,7 @@ class Drill:
                         judging += time.monotonic() - judged
             except _NOT_YET as error:
                 why = f"{type(error).__name__}: {error}".strip()
-            if not why:
-                self.note_holdings()
-                break
-            if looks >= _MAX_LOOKS:
+            if not why or looks >= _MAX_LOOKS:
                 break
             time.sleep(_POLL_SECONDS)
         else:
@@ -189,7 +187,8 @@ class Drill:
 
     def _outcome(self, name: str, happened: str, can_break: str) -> Outcome:
         seconds = self.settle(name)
-        self.verdict.findings = check(self.history.records, self._found, self._parsed).findings
+        if self.history.records[-1]["state"] != "ok":  # that it did not recover is a finding itself
+            self.verdict.findings = check(self.history.records, self._found, self._parsed).findings
         new = self._new_findings()
         self._known |= {(each.invariant, each.kind) for each in new}
         if self._ended:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.drills.faults import FAULTS
@@ -19,6 +19,7 @@ def test_a_seed_makes_the_same_plan_each_time_and_another_seed_another() -> None
 
 
 @given(st.integers(0, 2**32))
+@settings(deadline=None)
 def test_two_faults_at_most_are_held_at_once_and_never_two_of_one_target(seed: int) -> None:
     plan = make_plan(seed, SECONDS)
     assert len(plan.steps) > 10
