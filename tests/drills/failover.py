@@ -12,11 +12,11 @@ from typing import Any
 
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Event, Publisher, encode
-from tests.drills.checker import Finding, operations
 from tests.drills.drill import Drill
 from tests.drills.found import Key
-from tests.drills.history import History, written
+from tests.drills.history import History, operations, written
 from tests.drills.scene import Scene
+from tests.drills.verdict import Finding
 from tests.support.standby import Standby
 
 _LOAD_SECONDS = 6.0

@@ -28,8 +28,8 @@ class Load:
         for worker in self.workers:
             worker.start()
 
-    def pause(self, meanwhile: Callable[[], None]) -> None:
-        """Let each end what it began, and wait for that."""
+    def pause(self, meanwhile: Callable[[], object] = bool) -> None:
+        """Let each end what it began, and wait for that. meanwhile: done now and then while this waits."""
         for worker in self.workers:
             worker.resting.clear()
             worker.paused.set()
