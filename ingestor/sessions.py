@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.rabbitmq.session import Loop, Session
-from shared.rabbitmq.url import parameters
+from shared.rabbitmq.url import host_urls, parameters
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ class Sessions:
         """Return a session that is not open yet. purpose: ends its connection's name, may be empty."""
         return Session(
             self.loop,
-            parameters(self.url, connection_name=f"{self.name} {purpose}".strip()),
+            [
+                parameters(url, connection_name=f"{self.name} {purpose}".strip())
+                for url in host_urls(self.url)
+            ],
             pause_seconds=pause_seconds,
             on_open=on_open,
             on_lost=on_lost,

@@ -16,23 +16,24 @@ LIMIT %(max_batches)s
 FOR UPDATE SKIP LOCKED;
 
 -- name: set_temp_buffers
--- Lets a claim's events be kept in memory; may be changed only before a session has temporary tables.
-SET temp_buffers = '32MB';
+-- Lets a claim's events be kept in memory. A session's first use of temporary tables decides, so all say the same.
+SET LOCAL temp_buffers = '32MB';
 
 -- name: set_work_mem
 -- Lets them be sorted in memory, in this transaction.
 SET LOCAL work_mem = '64MB';
 
 -- name: create_gathered
--- Where a transaction keeps the events that it adds, one row each. Empty at each commit.
-CREATE TEMPORARY TABLE IF NOT EXISTS gathered (
+-- Where a transaction keeps the events that it adds, one row each. Gone at its end: behind a pooler another process,
+-- perhaps of another release, has the session next.
+CREATE TEMPORARY TABLE gathered (
     org_id uuid, model_id text COLLATE "C", hour timestamptz, occurred_at timestamptz,
     latency_bin smallint, first_token_bin smallint,
     status text COLLATE "C", latency_ms integer, input_tokens bigint, output_tokens bigint,
     cached_input_tokens bigint, cache_write_input_tokens bigint, reasoning_tokens bigint, cost_estimate_cents numeric,
     error_code text COLLATE "C", client_id text COLLATE "C", actor_id text COLLATE "C", api_key_id text COLLATE "C",
     provider text COLLATE "C", operation text COLLATE "C", metadata jsonb
-) ON COMMIT DELETE ROWS;
+) ON COMMIT DROP;
 
 -- name: gather_batches
 -- The events of some batches. The bounds let the planner open only the days they touch.
@@ -77,14 +78,14 @@ ANALYZE gathered (org_id, model_id, hour, client_id, actor_id, api_key_id, provi
 TRUNCATE gathered, summed;
 
 -- name: create_summed
--- Where a transaction keeps what the gathered events of each hour and model sum to. Empty at each commit.
-CREATE TEMPORARY TABLE IF NOT EXISTS summed (
+-- Where a transaction keeps what the gathered events of each hour and model sum to. Gone at its end, as `gathered`.
+CREATE TEMPORARY TABLE summed (
     org_id uuid, hour timestamptz, model_id text COLLATE "C", last_event_at timestamptz, invocations bigint,
     status_error bigint, status_timeout bigint, status_throttled bigint,
     input_tokens numeric, output_tokens numeric, cached_input_tokens numeric, cache_write_input_tokens numeric,
     reasoning_tokens numeric, cost_estimate_cents numeric, success_output_tokens numeric, success_latency_ms numeric,
     latency_bins smallint[], latency_counts bigint[], first_token_bins smallint[], first_token_counts bigint[]
-) ON COMMIT DELETE ROWS;
+) ON COMMIT DROP;
 
 -- relation: sums
 -- What events sum to.

@@ -76,6 +76,8 @@ class LocalStack:
         self.passwords = {prefix: secrets.token_urlsafe(18) for prefix in PROCESS_ROLES}
         self.servers: dict[str, Server | ContainerServer] = {}
         self.settings: dict[str, str] = {}
+        self.pooler_port: int | None = None
+        """Where a pooler listens that stands between the processes and PostgreSQL, if one does."""
 
     def start(self) -> Self:
         """Start the servers side by side. Raises StackError with what failed and where it logged."""
@@ -157,7 +159,9 @@ class LocalStack:
         parts = urlsplit(database_url)
         return {
             f"{prefix}_DATABASE_URL": urlunsplit(
-                parts._replace(netloc=f"{prefix.lower()}:{password}@{parts.hostname}:{parts.port}")
+                parts._replace(
+                    netloc=f"{prefix.lower()}:{password}@{parts.hostname}:{self.pooler_port or parts.port}"
+                )
             )
             for prefix, password in self.passwords.items()
         }

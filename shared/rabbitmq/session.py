@@ -1,6 +1,8 @@
 """Connections to RabbitMQ and how they come back; pika's errors in our own words."""
 
-from collections.abc import Callable
+import itertools
+import random
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import pika
@@ -22,6 +24,8 @@ AnyConnection: TypeAlias = Connection | PlainConnection
 class Session:
     """One connection with one channel on a loop, opened again after a pause whenever either is lost.
 
+    hosts: connection parameters; a random one is tried first, and after each loss the next.
+
     For the loop's thread alone. With a channel come new delivery tags and no consumers: on_open gets
     each new channel and sets up everything, on_lost (once for each attempt that failed or ended, but
     not for close) gives up what belonged to it. on_failed gets an error of ours that was raised while frames
@@ -32,7 +36,7 @@ class Session:
     def __init__(
         self,
         loop: Loop,
-        connection_parameters: pika.URLParameters,
+        hosts: Sequence[pika.URLParameters],
         *,
         pause_seconds: Callable[[], float],
         on_open: Callable[[Any], None],
@@ -42,7 +46,7 @@ class Session:
     ) -> None:
         self.channel: Any = None
         self._loop = loop
-        self._parameters = connection_parameters
+        self._hosts = itertools.cycle(random.sample(hosts, len(hosts)))
         self._pause_seconds = pause_seconds
         self._on_open = on_open
         self._on_lost = on_lost
@@ -63,7 +67,7 @@ class Session:
         self._timer = None
         self._lost = False
         self._connection = self._connection_class(
-            self._parameters,
+            next(self._hosts),
             on_failed=self._on_failed,
             on_open_callback=self._connected,
             on_open_error_callback=self._disconnected,

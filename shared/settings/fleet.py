@@ -46,7 +46,7 @@ class DatabaseSettings(Settings):
     database_url: str = setting(
         "DATABASE_URL",
         DATABASE_URL,
-        "PostgreSQL, as the process's own role",
+        "PostgreSQL, as the process's own role; of several hosts the one that takes writes",
         secret=True,
     )
 
@@ -55,7 +55,7 @@ class DatabaseSettings(Settings):
 class BrokerSettings(Settings):
     """RabbitMQ: where it is, and the names of exchanges and queues."""
 
-    rabbitmq_url: str = setting("RABBITMQ_URL", BROKER_URL, "RabbitMQ", secret=True)
+    rabbitmq_url: str = setting("RABBITMQ_URL", BROKER_URL, "RabbitMQ, one host or several", secret=True)
     exchange: str = setting(
         "RABBITMQ_EXCHANGE",
         EXCHANGE,

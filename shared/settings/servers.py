@@ -66,11 +66,12 @@ def _check_database(text: str, _parts: SplitResult) -> None:
     check_url(text)
 
 
-def _check_broker(text: str, parts: SplitResult) -> None:
-    from shared.rabbitmq.url import check_url  # noqa: PLC0415  see above
+def _check_broker(text: str, _parts: SplitResult) -> None:
+    from shared.rabbitmq.url import check_url, host_urls  # noqa: PLC0415  see above
 
-    _check_port(parts)
-    check_url(text)
+    for url in host_urls(text):
+        _check_port(split_url(url, ("amqp", "amqps")))
+        check_url(url)
 
 
 def _check_redis(_text: str, parts: SplitResult) -> None:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import psycopg2
 import urllib3
 from psycopg2.extensions import connection
 from psycopg2.extras import RealDictCursor, execute_values
@@ -25,6 +24,7 @@ from shared.settings import ExportWorkerSettings, ObjectStoreSettings, load
 from shared.statements import load_statements
 from tests.support.fleet import free_port
 from tests.support.places import TestDatabase
+from tests.support.seed import connect
 
 ORG = "00000000-0000-4000-8000-00000000000a"
 OTHER_ORG = "00000000-0000-4000-8000-00000000000b"
@@ -215,10 +215,7 @@ def asked(**changes: Any) -> Row:
 @contextmanager
 def open_exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
     """Open what a test of exports works with."""
-    owner, gateway = (
-        psycopg2.connect(url, options="-c timezone=UTC") for url in (database.owner_url, database.gateway_url)
-    )
-    owner.autocommit = gateway.autocommit = True
+    owner, gateway = connect(database.owner_url), connect(database.gateway_url)
     exports = Exports(database, s3, owner, gateway)
     exports.store.ensure_bucket()
     yield exports

@@ -12,10 +12,12 @@ from psycopg2.extras import execute_values
 from deploy.local.traffic import Event
 
 
-def connect(owner_url: str) -> connection:
-    """Open a connection in autocommit."""
-    opened = psycopg2.connect(owner_url, options="-c timezone=UTC")
+def connect(url: str) -> connection:
+    """Open a connection in autocommit, in UTC, which a pooler of transactions keeps too."""
+    opened = psycopg2.connect(url)
     opened.autocommit = True
+    with opened.cursor() as cur:
+        cur.execute("SET timezone = 'UTC'")
     return opened
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from deploy.local import containers, machine
 from deploy.local.machine import StackError
 from deploy.local.stack import LocalStack, migrate
+from tests.support import pooler
 
 TEMPLATE = "template_analytics"
 """A migrated database that each test's own is copied from."""
@@ -59,7 +60,14 @@ class SharedStack:
         migrate(self._stack.create_database(TEMPLATE))
         self._stack.make_template(TEMPLATE)
         self._stack.create_logins()
-        shared = {"settings": self._stack.settings, "passwords": self._stack.passwords}
+        if pooler.is_wanted():
+            self._stack.pooler_port = pooler.start(self._stack)
+            self.used += f", the processes through {pooler.NAME}"
+        shared = {
+            "settings": self._stack.settings,
+            "passwords": self._stack.passwords,
+            "pooler_port": self._stack.pooler_port,
+        }
         _publish(self.home / _STARTED, json.dumps(shared))
 
 
@@ -76,6 +84,7 @@ def use(home: Path) -> LocalStack:
     shared = json.loads((home / _STARTED).read_text(encoding="utf-8"))
     stack = LocalStack(home, environ={})
     stack.settings, stack.passwords = shared["settings"], shared["passwords"]
+    stack.pooler_port = shared["pooler_port"]
     return stack
 
 
