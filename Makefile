@@ -8,7 +8,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What `make lock` does with the pins there are: UPGRADE= keeps them and adds what is missing.
 UPGRADE ?= --upgrade
 
-.PHONY: help console-if-possible demo up down test test-unit coverage check console screenshots drills bench lock clean system-packages monitoring-packages browser-package drill-packages
+.PHONY: help console-if-possible demo up down test test-unit coverage check console screenshots drills bench lock clean system-packages pooler-package monitoring-packages browser-package drill-packages
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,13 +24,13 @@ down:  ## stop what runs in this checkout, in the background or as the demo
 	@if [ -e .stack/lock ]; then $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m deploy.local down; \
 		else echo "nothing is up"; fi
 
-test: $(BIN)/.installed system-packages monitoring-packages browser-package console  ## every test, against real servers it starts itself
+test: $(BIN)/.installed system-packages pooler-package monitoring-packages browser-package console  ## every test, against real servers it starts itself
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-unit: $(BIN)/.installed  ## the tests of the code alone, which need no server
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS) tests/unit
 
-coverage: $(BIN)/.installed system-packages monitoring-packages browser-package console  ## every test, with the lines that none of them ran, processes included
+coverage: $(BIN)/.installed system-packages pooler-package monitoring-packages browser-package console  ## every test, with the lines that none of them ran, processes included
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 check: $(BIN)/.installed  ## format, lint, types, dependencies declared and without known vulnerabilities
@@ -86,6 +86,9 @@ browser-package:
 # Without it no process runs at another hour, and the table says so.
 drill-packages:
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || sh deploy/local/install.sh libfaketime || true
+
+pooler-package:
+	@command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || sh deploy/local/install.sh pgbouncer
 
 monitoring-packages:
 	@command -v promtool >/dev/null && command -v prometheus-alertmanager >/dev/null \

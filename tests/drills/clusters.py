@@ -7,14 +7,17 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.local import machine
 from deploy.local.stack import LocalStack
 from tests.drills.__main__ import write_line
-from tests.drills.failover import fail_over
+from tests.drills.failover import MAX_PAUSE_SECONDS, fail_over
+from tests.drills.lost_nodes import STEPS, lose_nodes
 from tests.drills.scene import TEMPLATE
+from tests.support.broker_cluster import BrokerCluster
 
 _LOST_WITH_ASYNCHRONOUS = {"unaudited", "wrong-answer"}
 """What docs/operations.md says is not made whole: the audit log, and sums that fall until all is there."""
@@ -40,10 +43,39 @@ def _asynchronous(stack: LocalStack, folder: Path) -> bool:
     return came.lost > 0 and not (came.lost_outside or came.restarted or broken)
 
 
-DRILLS: dict[str, Callable[[LocalStack, Path], bool]] = {
-    "synchronous standby promoted": _synchronous,
-    "waits for a standby cancelled": _cancelled,
-    "asynchronous standby promoted": _asynchronous,
+def _nodes(home: Path, folder: Path) -> bool:
+    with BrokerCluster(home / "brokers") as cluster, _stack(home, cluster.urls[0]) as stack:
+        came = lose_nodes(stack, folder, write_line, cluster, *STEPS)
+    write_line(str(came))
+    slowest = max(max(each.confirm_seconds, each.commit_seconds) for each in came.pauses)
+    return slowest < MAX_PAUSE_SECONDS and not (came.findings or came.restarted)
+
+
+@contextmanager
+def _stack(home: Path, rabbitmq_url: str = "") -> Iterator[LocalStack]:
+    """Start servers of a drill's own, with the template of its database; RabbitMQ unless there is one."""
+    stack = LocalStack(home, environ={"RABBITMQ_URL": rabbitmq_url})
+    try:
+        stack.start().prepare_database(TEMPLATE)
+        stack.make_template(TEMPLATE)
+        yield stack
+    finally:
+        stack.stop()
+
+
+def _of_postgresql(run: Callable[[LocalStack, Path], bool]) -> Callable[[Path, Path], bool]:
+    def drill(home: Path, folder: Path) -> bool:
+        with _stack(home) as stack:
+            return run(stack, folder)
+
+    return drill
+
+
+DRILLS: dict[str, Callable[[Path, Path], bool]] = {
+    "synchronous standby promoted": _of_postgresql(_synchronous),
+    "waits for a standby cancelled": _of_postgresql(_cancelled),
+    "asynchronous standby promoted": _of_postgresql(_asynchronous),
+    "nodes of RabbitMQ lost": _nodes,
 }
 
 
@@ -59,14 +91,10 @@ def main(names: list[str]) -> int:
         folder = kept / str(number)
         folder.mkdir()
         home = machine.temporary_home("analytics-drill-")
-        stack = LocalStack(home, environ={})
         try:
-            stack.start().prepare_database(TEMPLATE)
-            stack.make_template(TEMPLATE)
-            if not run(stack, folder):
+            if not run(home, folder):
                 broken.append(name)
         finally:
-            stack.stop()
             shutil.rmtree(home, ignore_errors=True)
     if not broken:
         shutil.rmtree(kept)

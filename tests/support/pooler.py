@@ -3,15 +3,20 @@
 `TEST_POOLER=pgbouncer` lets every test's processes go through it. It needs the package of that name.
 """
 
+import configparser
 import os
 import shutil
 from urllib.parse import urlsplit
 
 from deploy.local import machine, servers
+from deploy.local.checkout import ROOT
 from deploy.local.machine import StackError
+from deploy.local.servers import Server
 from deploy.local.stack import LocalStack
 
 NAME = "PgBouncer"
+CONFIG = ROOT / "k8s/components/pooler/pgbouncer.ini"
+"""What production runs with; tests change addresses, TLS and the size of pools."""
 _POOL_SIZE = 6
 """Sessions of each login and database; fewer than a worker's threads, so that they do share."""
 
@@ -24,32 +29,39 @@ def is_wanted() -> bool:
     return bool(chosen)
 
 
-def start(stack: LocalStack, *, pool_size: int = _POOL_SIZE) -> int:
-    """Start it before the stack's PostgreSQL, for its processes' logins and its owner; return its port."""
+def start(stack: LocalStack, *, pool_size: int = _POOL_SIZE, folder: str = "pgbouncer") -> Server:
+    """Start it before the stack's PostgreSQL, for its processes' logins and its owner.
+
+    folder: a name of its own below the stack's. Its settings hold PORT.
+    """
     program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     if program is None:
         raise StackError("no PgBouncer here: apt-get install pgbouncer")
     owner = urlsplit(stack.settings["ADMIN_DATABASE_URL"])
     logins = {prefix.lower(): password for prefix, password in stack.passwords.items()}
     logins[str(owner.username)] = str(owner.password)
-    folder = machine.give(stack.home / "pgbouncer", machine.server_user_id())
+    home = machine.give(stack.home / folder, machine.server_user_id())
     [port] = machine.free_ports(1)
-    users, config = folder / "users.txt", folder / "pgbouncer.ini"
+    users, config = home / "users.txt", home / "pgbouncer.ini"
     users.write_text("".join(f'"{name}" "{password}"\n' for name, password in logins.items()))
-    config.write_text(
-        f"[databases]\n* = host={owner.hostname} port={owner.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
-        f"auth_type = scram-sha-256\nauth_file = {users}\npool_mode = transaction\n"
-        f"default_pool_size = {pool_size}\nmax_client_conn = 1000\n"
-        # A test's database is dropped at its end, and PostgreSQL has sessions for so many.
-        "server_idle_timeout = 2\nserver_login_retry = 1\nlog_connections = 0\nlog_disconnections = 0\n"
-    )
+    deployed = configparser.ConfigParser(interpolation=None)
+    deployed.read_string(CONFIG.read_text(encoding="utf-8"))
+    deployed["databases"] = {"*": f"host={owner.hostname} port={owner.port}"}
+    of_pooler = deployed["pgbouncer"]
+    del of_pooler["server_tls_sslmode"], of_pooler["server_tls_ca_file"]
+    # A test's database is dropped at its end, and PostgreSQL has sessions for so many.
+    of_pooler.update({
+        "listen_addr": "127.0.0.1", "listen_port": str(port), "auth_file": str(users),
+        "default_pool_size": str(pool_size), "server_idle_timeout": "2",
+    })  # fmt: skip
+    with config.open("w", encoding="utf-8") as out:
+        deployed.write(out)
     for path in (users, config):
         path.chmod(0o644)  # in a folder that only the servers' user enters
     server = servers.start(
-        NAME, [program, str(config)], stack.logs / "pgbouncer.log", folder=folder, environ={}
+        NAME, [program, str(config)], stack.logs / f"{folder}.log", folder=home, environ={}
     )
-    stack.servers[NAME] = server
+    server.settings = {"PORT": str(port)}
     url = owner._replace(netloc=f"{owner.username}:{owner.password}@127.0.0.1:{port}").geturl()
     server.wait_ready(lambda: servers.postgres_answers(url))
-    return port
+    return server

@@ -61,7 +61,8 @@ class SharedStack:
         self._stack.make_template(TEMPLATE)
         self._stack.create_logins()
         if pooler.is_wanted():
-            self._stack.pooler_port = pooler.start(self._stack)
+            server = self._stack.servers[pooler.NAME] = pooler.start(self._stack)
+            self._stack.pooler_port = int(server.settings["PORT"])
             self.used += f", the processes through {pooler.NAME}"
         shared = {
             "settings": self._stack.settings,
