@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from deploy.local.stack import LocalStack
-from tests.drills.checker import Finding, operations
 from tests.drills.drill import Drill
-from tests.drills.history import History
+from tests.drills.history import History, operations
 from tests.drills.scene import Scene
+from tests.drills.verdict import Finding
 from tests.support.broker_cluster import NODES, BrokerCluster
 
 _QUIET_SECONDS = 2.0
