@@ -15,16 +15,16 @@ from shared.cut_plan import RAW, Plan
 from shared.errors import AnalyticsError, DatabaseBusy
 from shared.export_job import export_cut
 from shared.kept import read_kept
-from shared.pieces import HOUR_MINUTES, NotKept
+from shared.pieces import HOUR_MINUTES, NotKept, Piece
 from shared.postgres import Cursor, Database, Sink
-from shared.statements import load_statements
+from shared.statements import in_type, load_statements
 from shared.usage_sums import Row, cents, merged, usage_points, usage_rows
 from shared.zones import zone
 
 _ROWS_AT_ONCE = 2_000
 _FIGURES = ("invocations", "errors", "input_tokens", "output_tokens", "cost_estimate_cents")
 
-_CUTS = load_statements("cuts.sql")
+_CUTS = in_type(load_statements("cuts.sql"), "numeric")
 _SQL = load_statements("export_csv.sql")
 
 
@@ -69,15 +69,16 @@ def _stored(read: Mapping[str, Any]) -> dict[str, Any] | None:
     They need not be where every bucket is one hour or day of UTC and each row a group: such are the largest
     files, and they come in half the time.
     """
-    if not read["by_model"] or read["by_value"] != bool(read["dimension"]) or len(set(read["grains"])) != 1:
+    pieces: list[Piece] = read["pieces"]
+    grains = {piece.grain for piece in pieces}
+    if not read["by_model"] or read["by_value"] != bool(read["dimension"]) or len(grains) != 1:
         return None
-    grain, begin, first = read["grains"][0], read["lows"][0], read["plus"][0]
+    grain, begin, _, first, _ = pieces[0]
     if grain == RAW or first is None or (read["dimension"] and grain == HOUR_MINUTES):
         return None  # an hour of a dimension may have several rows for a group
     step = timedelta(minutes=grain)
-    buckets = list(zip(read["lows"], read["highs"], read["plus"], read["minus"], strict=True))
-    wanted = [(begin + at * step, begin + (at + 1) * step, first + at, None) for at in range(len(buckets))]
-    if buckets != wanted:
+    begins = [begin + at * step for at in range(len(pieces))]
+    if pieces != [Piece(grain, at, at + step, first + number, None) for number, at in enumerate(begins)]:
         return None
     return {
         "org_id": read["org_ids"][0],
@@ -86,7 +87,7 @@ def _stored(read: Mapping[str, Any]) -> dict[str, Any] | None:
         "grain": grain,
         "first": first,
         "start": begin,
-        "end": read["highs"][-1],
+        "end": pieces[-1].high,
         "model_ids": read["model_ids"],
     }
 

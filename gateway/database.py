@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, TypeVar
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable
@@ -147,16 +147,29 @@ class Open:
         self._database.limit(self._left())
         return rows
 
+    def undone_if_too_large(self) -> AbstractContextManager[None]:
+        """Let the transaction go on after NumberTooLarge, as if the block had asked for nothing."""
+        return self._database.undone_if_too_large()
+
     def stream(
-        self, statement: str, parameters: Mapping[str, object], *, rows_at_once: int = _ROWS_AT_ONCE
+        self,
+        statement: str,
+        parameters: Mapping[str, object],
+        *,
+        rows_at_once: int = _ROWS_AT_ONCE,
+        as_bytes: bool = False,
     ) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a read that may have many. rows_at_once: fewer where each is large."""
+        """Yield the rows of a read that may have many. rows_at_once: fewer where each is large.
+
+        as_bytes: leave texts in UTF-8, as they are sent.
+        """
         return self._database.stream(
             statement,
             parameters,
             rows_at_once=rows_at_once,
             time_limit_seconds=lambda: _LIMIT_SECONDS,
             pause_seconds=self._left,
+            as_bytes=as_bytes,
         )
 
     def _left(self) -> float:

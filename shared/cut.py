@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from shared.buckets import GRAINS, widen
-from shared.zones import boundaries, whole_days
+from shared.zones import ZONE_UTC, boundaries, whole_days
 
 MEMBERS = {
     "client": "clientId",
@@ -82,9 +81,7 @@ class Cut:
         OverflowError near the calendar's ends.
         """
         if self.granularity == "minute":
-            start, end = widen(self.start, self.end, "minute")
-            step = GRAINS["minute"]
-            return [start + number * step for number in range((end - start) // step + 1)]
+            return boundaries(self.start, self.end, "minute", ZONE_UTC)
         if self.granularity == "total" and not keeps_hours:
             return whole_days(self.start, self.end, self.tz)
         if self.part_months:

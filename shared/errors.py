@@ -33,6 +33,10 @@ class DatabaseBusy(DatabaseUnavailable):
     """PostgreSQL gave up on a lock, a deadlock or a time limit; the same work may succeed at once."""
 
 
+class NumberTooLarge(AnalyticsError):
+    """A number in a statement is too large for the type that it is computed in."""
+
+
 class DatabaseRejected(AnalyticsError):
     """PostgreSQL refused the data itself; sending the same again cannot succeed."""
 

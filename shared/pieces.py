@@ -7,9 +7,9 @@ counts, tokens, costs and histogram bins alike.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import NamedTuple
 
 from shared.buckets import bucket_start
 
@@ -24,8 +24,7 @@ _HOUR = timedelta(hours=1)
 _MINUTE = timedelta(minutes=1)
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """The sums of one grain (minutes) with low <= bucket_start < high, in UTC.
 
     They are added to bucket `plus` and taken from bucket `minus`, each by its number or None.

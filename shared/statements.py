@@ -2,7 +2,8 @@
 
 A file holds statements one after another. Each starts with a line `-- name: the_name`, then a line
 that says what it is for, and takes named parameters (`%(org_id)s`). Nothing is ever concatenated. A
-statement that serves several tables alike has `{table}` for their names; see with_tables.
+statement that serves several tables alike has `{table}` for their names; see with_tables. `{number}` is the
+type that integers are added up in; see in_type.
 
 What several statements of a file have in common stands in it once, before them, under a line
 `-- relation: the_name`: an item of their WITH lists, or another part of them, in which `{the_name}` stands
@@ -12,6 +13,7 @@ for it. A relation may hold relations that stand before it.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 
@@ -32,6 +34,11 @@ def load_statements(file_name: str) -> Mapping[str, str]:
             whole = whole.replace(f"{{{relation}}}", body)
         found[kind][name] = (_COMMENT.sub("", whole) if kind == "relation" else whole).strip()
     return found["name"]
+
+
+def in_type(statements: Mapping[str, str], number: Literal["bigint", "numeric"]) -> Mapping[str, str]:
+    """Return statements that add up integers in a type; bigint may raise NumberTooLarge."""
+    return {name: text.replace("{number}", number) for name, text in statements.items()}
 
 
 def with_tables(statement: str, **tables: str) -> str:

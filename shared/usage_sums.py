@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Context, Decimal
+from functools import reduce
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
@@ -70,6 +71,16 @@ def add(sums: Sums, more: Sums, sign: int = 1) -> None:
     sums[COST] = cost  # the operators round it
 
 
+def total(rows: Sequence[Sequence[Any]]) -> Sums:
+    """Add up sums: integers in any form, also as text, and costs as Decimals."""
+    if not rows:
+        return nothing()
+    return [
+        reduce(EXACT.add, column) if at == COST else sum(map(int, column))
+        for at, column in enumerate(zip(*rows, strict=True))
+    ]
+
+
 def cents(cost: Decimal) -> str:
     """Write a cost without an exponent and without zeros at its end."""
     text = f"{cost:f}"
@@ -84,7 +95,7 @@ def texts(sums: Sums) -> list[str]:
 def usage_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:
     """Yield what a read's statement `usage` gives as rows."""
     other = read.rest and cut.top is not None
-    for bucket, org_id, model_id, value, _size, *sums in rows:
+    for _size, bucket, _other, org_id, model_id, value, *sums in rows:
         yield (bucket, other, org_id, model_id, value, read.rest, read.sign, sums)
 
 

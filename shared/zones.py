@@ -11,7 +11,7 @@ from importlib.resources import files
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
-from shared.buckets import rfc3339
+from shared.buckets import GRAINS, rfc3339, widen
 
 GRANULARITIES = ("hour", "day", "week", "month", "total")
 
@@ -48,6 +48,10 @@ def boundaries(start: datetime, end: datetime, granularity: str, tz: ZoneInfo) -
     """
     if granularity == "total":
         return [_hour_start(start, tz), _hour_end(end, tz)]
+    if tz.key == "UTC" and granularity in GRAINS:
+        first, last = widen(start, end, granularity)
+        step = GRAINS[granularity]
+        return [first + number * step for number in range((last - first) // step + 1)]
     if granularity == "hour":
         return _hours(start, end, tz)
     return _dates(start, end, _FIRST_DATE[granularity], _NEXT_DATE[granularity], tz)

@@ -2,6 +2,9 @@
 --
 -- Whether a statement groups by organisation, model and value, and which pieces there are, is said by constants,
 -- so that the planner leaves out what is not needed.
+--
+-- {number} is the type that integers are added up in: bigint, which takes half the time of numeric, and numeric where
+-- PostgreSQL says that bigint is out of range (a sum above 9.2 * 10^18).
 
 -- relation: piece
 -- Which sums make up which bucket, by grain: days, hours, and raw events where no sums are kept. Each is added to
@@ -130,20 +133,109 @@ SELECT array_agg(DISTINCT org_id::text), count(DISTINCT model_id), count(*)
 FROM analytics.model_freshness
 WHERE %(org_ids)s::uuid[] IS NULL OR org_id = ANY (%(org_ids)s::uuid[]);
 
+-- relation: summed
+-- Usage by bucket and group: each piece is summed once, and the few sums are added and taken away then.
+summed AS MATERIALIZED (
+    SELECT bucket, false AS other, of_org AS org_id, of_model AS model_id, of_value AS value,
+           analytics.total(CASE WHEN added THEN invocations ELSE -invocations END) AS invocations,
+           analytics.total(CASE WHEN added THEN errors ELSE -errors END) AS errors,
+           analytics.total(CASE WHEN added THEN input_tokens ELSE -input_tokens END) AS input_tokens,
+           analytics.total(CASE WHEN added THEN output_tokens ELSE -output_tokens END) AS output_tokens,
+           sum(CASE WHEN added THEN cost_estimate_cents ELSE -cost_estimate_cents END) AS cost_estimate_cents,
+           analytics.total(CASE WHEN added THEN cached_input_tokens ELSE -cached_input_tokens END) AS cached_input_tokens,
+           analytics.total(CASE WHEN added THEN cache_write_input_tokens ELSE -cache_write_input_tokens END) AS cache_write_input_tokens,
+           analytics.total(CASE WHEN added THEN reasoning_tokens ELSE -reasoning_tokens END) AS reasoning_tokens
+    FROM (SELECT number, of_org, of_model, of_value,
+                 analytics.total(invocations::{number}) AS invocations, analytics.total(errors::{number}) AS errors,
+                 analytics.total(input_tokens::{number}) AS input_tokens,
+                 analytics.total(output_tokens::{number}) AS output_tokens,
+                 sum(cost_estimate_cents) AS cost_estimate_cents,
+                 analytics.total(cached_input_tokens::{number}) AS cached_input_tokens,
+                 analytics.total(cache_write_input_tokens::{number}) AS cache_write_input_tokens,
+                 analytics.total(reasoning_tokens::{number}) AS reasoning_tokens
+          FROM found
+          GROUP BY number, of_org, of_model, of_value) AS part
+    JOIN piece USING (number)
+    CROSS JOIN LATERAL (VALUES (plus, true), (minus, false)) AS side (bucket, added)
+    WHERE bucket IS NOT NULL
+    GROUP BY bucket, of_org, of_model, of_value
+    HAVING analytics.total(CASE WHEN added THEN invocations ELSE -invocations END) <> 0
+)
+
+-- relation: folded
+-- Of the sums by organisation and model the largest groups, and all others as one.
+largest AS MATERIALIZED (
+    SELECT coalesce(org_id, %(nil)s::uuid) AS org_id, coalesce(model_id, '') AS model_id
+    FROM summed
+    GROUP BY summed.org_id, summed.model_id
+    HAVING analytics.total(invocations) > 0
+    ORDER BY sum(CASE %(order_by)s WHEN 'costEstimateCents' THEN cost_estimate_cents
+                      WHEN 'invocations' THEN invocations WHEN 'errors' THEN errors
+                      WHEN 'inputTokens' THEN input_tokens ELSE output_tokens END) DESC, summed.org_id, summed.model_id
+    LIMIT %(top)s
+), folded AS MATERIALIZED (
+    SELECT bucket, other, CASE WHEN NOT other THEN org_id END AS org_id,
+           CASE WHEN NOT other THEN model_id END AS model_id, NULL::text AS value,
+           analytics.total(invocations) AS invocations, analytics.total(errors) AS errors, analytics.total(input_tokens) AS input_tokens,
+           analytics.total(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
+           analytics.total(cached_input_tokens) AS cached_input_tokens,
+           analytics.total(cache_write_input_tokens) AS cache_write_input_tokens, analytics.total(reasoning_tokens) AS reasoning_tokens
+    FROM (SELECT bucket, org_id, model_id, invocations, errors, input_tokens, output_tokens, cost_estimate_cents,
+                 cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+                 (coalesce(org_id, %(nil)s::uuid), coalesce(model_id, ''))
+                     NOT IN (SELECT org_id, model_id FROM largest) AS other
+          FROM summed) AS marked
+    GROUP BY 1, 2, 3, 4
+    HAVING analytics.total(invocations) <> 0
+)
+
+-- relation: figures
+-- The sums of a point as JSON members, and the end of the point.
+'"invocations":', invocations, ',"errors":', errors, ',"inputTokens":', input_tokens,
+',"outputTokens":', output_tokens, ',"costEstimateCents":', trim_scale(cost_estimate_cents),
+',"cachedInputTokens":', cached_input_tokens, ',"cacheWriteInputTokens":', cache_write_input_tokens,
+',"reasoningTokens":', reasoning_tokens, '}'
+
+-- relation: as_rows
+-- A group of a bucket, its sums as texts.
+bucket, other, org_id::text, model_id, value,
+       invocations::text, errors::text, input_tokens::text, output_tokens::text,
+       trim_scale(cost_estimate_cents)::text, cached_input_tokens::text, cache_write_input_tokens::text,
+       reasoning_tokens::text
+
+-- relation: as_json
+-- The points of a bucket as JSON, and their sums.
+string_agg(
+           concat('{"bucketStart":"', begins, '",',
+                  CASE WHEN %(by_org)s THEN '"orgId":' END, CASE WHEN %(by_org)s THEN coalesce(to_json(org_id)::text, 'null') END,
+                  CASE WHEN %(by_org)s THEN ',' END,
+                  CASE WHEN %(by_model)s THEN '"modelId":' END, CASE WHEN %(by_model)s THEN coalesce(to_json(model_id)::text, 'null') END,
+                  CASE WHEN %(by_model)s THEN ',' END,
+                  CASE WHEN %(by_value)s THEN %(member)s END, CASE WHEN %(by_value)s THEN coalesce(to_json(value)::text, 'null') END,
+                  CASE WHEN %(by_value)s THEN ',' END,
+                  CASE WHEN other THEN '"other":true,' END, {figures}),
+           ',' ORDER BY other, org_id, model_id, value),
+       analytics.total(invocations)::text, analytics.total(errors)::text, analytics.total(input_tokens)::text,
+       analytics.total(output_tokens)::text, sum(cost_estimate_cents),
+       analytics.total(cached_input_tokens)::text, analytics.total(cache_write_input_tokens)::text,
+       analytics.total(reasoning_tokens)::text
+
+-- relation: begin
+-- The texts of the buckets' begins.
+begin AS MATERIALIZED (
+    SELECT begins, (number - 1)::int AS bucket FROM unnest(%(begins)s::text[]) WITH ORDINALITY AS begin (begins, number)
+)
+
 -- name: plain_usage
 -- Usage by whole UTC hours or days and by model: each bucket's points as JSON, how many they are, and their sums.
--- Written here, numbers go from numeric to the answer without a float between, in half the time of rows.
-SELECT string_agg(
+-- Each stored row is a point as it stands, so nothing is added up but the totals.
+SELECT count(*),
+       string_agg(
            concat('{"bucketStart":"', to_char(bucket_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-                  '","modelId":', to_json(model_id), ',"invocations":', invocations, ',"errors":', errors,
-                  ',"inputTokens":', input_tokens, ',"outputTokens":', output_tokens,
-                  ',"costEstimateCents":', trim_scale(cost_estimate_cents),
-                  ',"cachedInputTokens":', cached_input_tokens,
-                  ',"cacheWriteInputTokens":', cache_write_input_tokens,
-                  ',"reasoningTokens":', reasoning_tokens, '}'),
+                  '","modelId":', to_json(model_id), ',', {figures}),
            ',' ORDER BY model_id),
-       count(*), sum(invocations)::text, sum(errors)::text, sum(input_tokens)::text, sum(output_tokens)::text,
-       trim_scale(sum(cost_estimate_cents))::text, sum(cached_input_tokens)::text,
+       sum(invocations)::text, sum(errors)::text, sum(input_tokens)::text, sum(output_tokens)::text,
+       sum(cost_estimate_cents), sum(cached_input_tokens)::text,
        sum(cache_write_input_tokens)::text, sum(reasoning_tokens)::text
 FROM analytics.rollups
 WHERE org_id = %(org_id)s AND dimension = '' AND grain = %(grain)s
@@ -210,74 +302,35 @@ WHERE org_id = %(org_id)s AND dimension = '' AND grain = %(grain)s
   AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
 ORDER BY bucket_start, model_id;
 
--- relation: summed
--- Usage by bucket and group: each piece is summed once, and the few sums are added and taken away then.
-summed AS MATERIALIZED (
-    SELECT bucket, of_org, of_model, of_value,
-           sum(CASE WHEN added THEN invocations ELSE -invocations END) AS invocations,
-           sum(CASE WHEN added THEN errors ELSE -errors END) AS errors,
-           sum(CASE WHEN added THEN input_tokens ELSE -input_tokens END) AS input_tokens,
-           sum(CASE WHEN added THEN output_tokens ELSE -output_tokens END) AS output_tokens,
-           sum(CASE WHEN added THEN cost_estimate_cents ELSE -cost_estimate_cents END) AS cost_estimate_cents,
-           sum(CASE WHEN added THEN cached_input_tokens ELSE -cached_input_tokens END) AS cached_input_tokens,
-           sum(CASE WHEN added THEN cache_write_input_tokens ELSE -cache_write_input_tokens END) AS cache_write_input_tokens,
-           sum(CASE WHEN added THEN reasoning_tokens ELSE -reasoning_tokens END) AS reasoning_tokens
-    FROM (SELECT number, of_org, of_model, of_value,
-                 sum(invocations) AS invocations, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
-                 sum(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
-                 sum(cached_input_tokens) AS cached_input_tokens,
-                 sum(cache_write_input_tokens) AS cache_write_input_tokens, sum(reasoning_tokens) AS reasoning_tokens
-          FROM found
-          GROUP BY number, of_org, of_model, of_value) AS part
-    JOIN piece USING (number)
-    CROSS JOIN LATERAL (VALUES (plus, true), (minus, false)) AS side (bucket, added)
-    WHERE bucket IS NOT NULL
-    GROUP BY bucket, of_org, of_model, of_value
-    HAVING sum(CASE WHEN added THEN invocations ELSE -invocations END) <> 0
-)
-
 -- name: usage
 -- Usage by bucket and group, in order; with every row goes how many there are in all.
 WITH {piece}, {winner}, {stored}, {found}, {summed}
-SELECT bucket, of_org::text, of_model, of_value, (SELECT count(*) FROM summed),
-       trim_scale(invocations)::text, trim_scale(errors)::text, trim_scale(input_tokens)::text,
-       trim_scale(output_tokens)::text, trim_scale(cost_estimate_cents)::text,
-       trim_scale(cached_input_tokens)::text, trim_scale(cache_write_input_tokens)::text,
-       trim_scale(reasoning_tokens)::text
+SELECT (SELECT count(*) FROM summed), {as_rows}
 FROM summed
-ORDER BY bucket, summed.of_org, of_model, of_value;
+ORDER BY bucket, summed.org_id, model_id, value;
+
+-- name: usage_json
+-- The same as JSON, a row for each bucket, for cuts whose groups are all there is.
+WITH {piece}, {winner}, {stored}, {found}, {summed}, {begin}
+SELECT (SELECT count(*) FROM summed), {as_json}
+FROM summed JOIN begin USING (bucket)
+GROUP BY bucket
+ORDER BY bucket;
 
 -- name: usage_of_top
 -- As `usage`, in one pass, of the largest groups and of all others as one; for cuts by organisation and model alone.
-WITH {piece}, {winner}, {stored}, {found}, {summed}, largest AS MATERIALIZED (
-    SELECT coalesce(of_org, %(nil)s::uuid) AS org_id, coalesce(of_model, '') AS model_id
-    FROM summed
-    GROUP BY of_org, of_model
-    HAVING sum(invocations) > 0
-    ORDER BY sum(CASE %(order_by)s WHEN 'costEstimateCents' THEN cost_estimate_cents
-                      WHEN 'invocations' THEN invocations WHEN 'errors' THEN errors
-                      WHEN 'inputTokens' THEN input_tokens ELSE output_tokens END) DESC, of_org, of_model
-    LIMIT %(top)s
-), folded AS (
-    SELECT bucket, other, CASE WHEN NOT other THEN of_org END AS org_id,
-           CASE WHEN NOT other THEN of_model END AS model_id,
-           sum(invocations) AS invocations, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens, sum(cost_estimate_cents) AS cost_estimate_cents,
-           sum(cached_input_tokens) AS cached_input_tokens,
-           sum(cache_write_input_tokens) AS cache_write_input_tokens, sum(reasoning_tokens) AS reasoning_tokens
-    FROM (SELECT *, (coalesce(of_org, %(nil)s::uuid), coalesce(of_model, ''))
-                    NOT IN (SELECT org_id, model_id FROM largest) AS other
-          FROM summed) AS marked
-    GROUP BY 1, 2, 3, 4
-    HAVING sum(invocations) <> 0
-)
-SELECT bucket, other, org_id::text, model_id, count(*) OVER (),
-       trim_scale(invocations)::text, trim_scale(errors)::text, trim_scale(input_tokens)::text,
-       trim_scale(output_tokens)::text, trim_scale(cost_estimate_cents)::text,
-       trim_scale(cached_input_tokens)::text, trim_scale(cache_write_input_tokens)::text,
-       trim_scale(reasoning_tokens)::text
+WITH {piece}, {winner}, {stored}, {found}, {summed}, {folded}
+SELECT (SELECT count(*) FROM folded), {as_rows}
 FROM folded
 ORDER BY bucket, other, folded.org_id, model_id;
+
+-- name: usage_of_top_json
+-- The same as JSON.
+WITH {piece}, {winner}, {stored}, {found}, {summed}, {folded}, {begin}
+SELECT (SELECT count(*) FROM folded), {as_json}
+FROM folded JOIN begin USING (bucket)
+GROUP BY bucket
+ORDER BY bucket;
 
 -- name: reliability
 -- Reliability by bucket and group, in order. Histograms are texts, numbers separated by commas: that is read in half
@@ -304,29 +357,40 @@ CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
 WHERE bucket IS NOT NULL
 ORDER BY bucket, part.of_org, of_model, of_value;
 
+-- relation: amount
+-- What the largest groups are the largest by, as an integer: costs have ten decimals.
+CASE %(order_by)s WHEN 'costEstimateCents' THEN (cost_estimate_cents * 10000000000)::{number}
+                WHEN 'invocations' THEN invocations::{number} WHEN 'errors' THEN errors::{number}
+                WHEN 'inputTokens' THEN input_tokens::{number} ELSE output_tokens::{number} END AS amount
+
 -- name: largest
 -- The largest groups of the one bucket that is the window, and with each what all groups of its key but the value
--- sum to (in the first row of the key): what that leaves of the sums by model has no value.
-WITH {piece}, {winner}, {stored}, {found}, measured AS (
-    SELECT of_org, of_model, of_value, added, invocations,
-           CASE %(order_by)s WHEN 'costEstimateCents' THEN cost_estimate_cents WHEN 'invocations' THEN invocations
-                WHEN 'errors' THEN errors WHEN 'inputTokens' THEN input_tokens ELSE output_tokens END AS amount
-    FROM found
+-- sum to (in the first row of the key): what that leaves of the sums by model has no value. The days of the window are
+-- one piece, read without a join, since there may be hundreds of thousands of rows.
+WITH {piece}, {stored}, measured AS (
+    SELECT org_id, model_id, value, true AS added, invocations::{number} AS calls, {amount}
+    FROM analytics.rollups
+    WHERE %(whole_days)s AND dimension = %(dimension)s AND grain = 1440 AND org_id = ANY (%(org_ids)s::uuid[])
+      AND bucket_start >= %(first_day)s::timestamptz AND bucket_start < %(last_day)s::timestamptz
+    UNION ALL
+    SELECT org_id, model_id, value, added, invocations::{number}, {amount} FROM stored
 ), grouped AS MATERIALIZED (
-    SELECT of_org, of_model, of_value,
-           CASE WHEN %(signed)s THEN sum(CASE WHEN added THEN invocations ELSE -invocations END)
-                ELSE sum(invocations) END AS invocations,
-           CASE WHEN %(signed)s THEN sum(CASE WHEN added THEN amount ELSE -amount END) ELSE sum(amount) END AS amount
+    SELECT CASE WHEN %(by_org)s THEN org_id END AS of_org, CASE WHEN %(by_model)s THEN model_id END AS of_model,
+           CASE WHEN %(by_value)s THEN value END AS of_value,
+           analytics.total(CASE WHEN NOT %(signed)s OR added THEN calls ELSE -calls END) AS calls,
+           analytics.total(CASE WHEN NOT %(signed)s OR added THEN amount ELSE -amount END) AS amount
     FROM measured
-    GROUP BY of_org, of_model, of_value
+    WHERE (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
+      AND (%(values)s::text[] IS NULL OR value = ANY (%(values)s::text[]))
+    GROUP BY 1, 2, 3
 )
-(SELECT true, of_org::text, of_model, of_value, invocations::text, amount::text
+(SELECT true, of_org::text, of_model, of_value, calls::text, amount::text
  FROM grouped
- WHERE invocations > 0
+ WHERE calls > 0
  ORDER BY grouped.amount DESC, grouped.of_org, of_model, of_value
  LIMIT %(top)s)
 UNION ALL
-SELECT false, of_org::text, of_model, NULL, sum(invocations)::text, sum(amount)::text
+SELECT false, of_org::text, of_model, NULL, analytics.total(calls)::text, analytics.total(amount)::text
 FROM grouped
 WHERE %(with_sums)s
 GROUP BY of_org, of_model;

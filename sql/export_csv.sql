@@ -60,8 +60,8 @@ SELECT set_config('idle_in_transaction_session_timeout', '150s', true);
 
 -- name: stored
 -- Rows of rollups that are each a group of one bucket as they stand, as `usage` has them, in the primary key's order.
-SELECT %(first)s + (extract(epoch FROM bucket_start - %(start)s) / (%(grain)s * 60))::int, NULL::text, model_id,
-       CASE WHEN %(by_value)s THEN value END, 0, invocations::text, errors::text, trim_scale(input_tokens)::text,
+SELECT 0, %(first)s + (extract(epoch FROM bucket_start - %(start)s) / (%(grain)s * 60))::int, false, NULL::text,
+       model_id, CASE WHEN %(by_value)s THEN value END, invocations::text, errors::text, trim_scale(input_tokens)::text,
        trim_scale(output_tokens)::text, cost_estimate_cents::text, '0', '0', '0'
 FROM analytics.rollups
 WHERE org_id = %(org_id)s::uuid AND dimension = %(dimension)s AND grain = %(grain)s

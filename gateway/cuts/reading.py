@@ -9,21 +9,23 @@ from itertools import chain
 from typing import Any
 
 from gateway.cuts.parse import plan_of
+from gateway.cuts.text import json_text
 from gateway.database import GatewayDatabase
 from gateway.http.problems import Fault, Problem
 from shared.clock import Clock
-from shared.cut import Cut
-from shared.cut_plan import Group, Plan, Read
+from shared.cut import Cut, member
+from shared.cut_plan import Group, Plan, Read, array
+from shared.errors import NumberTooLarge
 from shared.kept import Kept, read_kept
 from shared.postgres import Cursor
-from shared.statements import load_statements
+from shared.statements import in_type, load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows
 
 MAX_POINTS = 200_000
 """Points of a series in one answer."""
 
-BUCKETS_AT_ONCE = 50
-"""Texts of all points of a bucket that are held at once; each may have hundreds of points."""
+# Texts of all points of a bucket that are held at once: each may have hundreds of points.
+_BUCKETS: dict[str, Any] = {"rows_at_once": 50, "as_bytes": True}
 
 _MAX_GROUPS_IN_ONE_PASS = 50_000
 """Groups of all buckets that PostgreSQL holds at once; where there are more, the largest are found first."""
@@ -33,6 +35,7 @@ _FEW_CHANGED = 100
 _FEW_CHANGED_SHARE = 10
 
 _SQL = load_statements("cuts.sql")
+_NARROW, _WIDE = in_type(_SQL, "bigint"), in_type(_SQL, "numeric")
 
 
 class Reading:
@@ -78,30 +81,48 @@ class Reading:
         """
         self._refuse_dropped(plan)
         if plan is None and self._in_one_pass:
-            return self._usage_of_top()
-        streams = [(read, self._open.stream(_SQL["usage"], read.parameters)) for read in self._parts(plan)]
-        begun = [(read, next(rows, None), rows) for read, rows in streams]
-        _refuse_larger(sum(first[4] for _, first, _ in begun if first is not None), self.plan.cut)
-        parts = [
-            usage_rows(read, chain([first], rows), self.plan.cut)
-            for read, first, rows in begun
-            if first is not None
-        ]
-        return merged(parts)
+            first, rows = self._sums("usage_of_top", self.plan.at_once())
+            _refuse_larger(first[0] if first else 0, self.plan.cut)
+            return (
+                (bucket, other, org_id, model_id, value, False, 1, sums)
+                for _size, bucket, other, org_id, model_id, value, *sums in rows
+            )
+        begun = [(read, *self._sums("usage", read.parameters)) for read in self._parts(plan)]
+        _refuse_larger(sum(first[0] for _, first, _ in begun if first is not None), self.plan.cut)
+        return merged([usage_rows(read, rows, self.plan.cut) for read, _, rows in begun])
 
-    def _usage_of_top(self) -> Iterator[Row]:
-        rows = self._open.stream(_SQL["usage_of_top"], self.plan.at_once())
-        first = next(rows, None)
-        if first is not None:
-            _refuse_larger(first[4], self.plan.cut)
-            for bucket, other, org_id, model_id, _size, *sums in chain([first], rows):
-                yield (bucket, other, org_id, model_id, None, False, 1, sums)
+    def usage_json(self) -> Iterator[tuple[Any, ...]] | None:
+        """Return how many groups there are, each bucket's points as JSON, and their sums; None where groups
+        must be taken away from others first. Raises Problem for too many, other than of a plain cut.
+        """
+        plan = self.plan
+        if plan.is_plain:
+            return self._open.stream(_SQL["plain_usage"], plan.plain(), **_BUCKETS)
+        if plan.has_rest and not self._in_one_pass:
+            return None
+        begins = {"begins": array(plan.buckets), "member": f"{json_text(member(plan.cut.dimension))}:"}
+        if self._in_one_pass:
+            first, rows = self._sums("usage_of_top_json", plan.at_once() | begins, **_BUCKETS)
+        else:
+            [read] = plan.reads(None)
+            first, rows = self._sums("usage_json", read.parameters | begins, **_BUCKETS)
+        _refuse_larger(first[0] if first else 0, plan.cut)
+        return rows
 
-    def plain_usage(self) -> Iterator[tuple[Any, ...]]:
-        """Yield a row for each bucket of a plain cut."""
-        return self._open.stream(_SQL["plain_usage"], self.plan.plain(), rows_at_once=BUCKETS_AT_ONCE)
+    def _sums(
+        self, name: str, parameters: dict[str, Any], **form: Any
+    ) -> tuple[tuple[Any, ...] | None, Iterator[tuple[Any, ...]]]:
+        """Begin a statement that adds up integers; return its first row, None without any, and all rows."""
+        try:
+            with self._open.undone_if_too_large():
+                rows = self._open.stream(_NARROW[name], parameters, **form)
+                first = next(rows, None)
+        except NumberTooLarge:
+            rows = self._open.stream(_WIDE[name], parameters, **form)
+            first = next(rows, None)
+        return first, iter(()) if first is None else chain([first], rows)
 
-    def plain_reliability(self, percentile_at: int | None) -> Iterator[str] | None:
+    def plain_reliability(self, percentile_at: int | None) -> Iterator[bytes] | None:
         """Return each bucket's points of a plain cut, None where too few percentiles are kept for that.
 
         percentile_at: the place of the percentile that each point shows besides, in the order of
@@ -114,7 +135,7 @@ class Reading:
             return None
         place = None if percentile_at is None else percentile_at + 1
         parameters = self.plan.plain() | {"percentile_at": place}
-        rows = self._open.stream(_SQL["plain_reliability"], parameters, rows_at_once=BUCKETS_AT_ONCE)
+        rows = self._open.stream(_SQL["plain_reliability"], parameters, **_BUCKETS)
         return (text for (text,) in rows)
 
     def reliability(self, plan: Plan | None = None) -> Iterator[Row]:
@@ -166,9 +187,9 @@ class Reading:
     def _counted(self, cur: Cursor) -> int:
         points = 0
         for read in self._parts(None):
-            cur.execute(_SQL["usage"], read.parameters)
+            cur.execute(_WIDE["usage"], read.parameters)
             row = cur.fetchone()
-            points += row[4] if row else 0
+            points += row[0] if row else 0
         return points
 
     def _parts(self, plan: Plan | None) -> list[Read]:
@@ -180,9 +201,8 @@ class Reading:
         left: dict[Group, tuple[int, Decimal]] = {}
         for read in self.plan.largest():
             sign = 1 if read.rest else -1
-            for is_group, org_id, model_id, value, calls, amount in self._open.rows(
-                _SQL["largest"], read.parameters
-            ):
+            _, rows = self._sums("largest", read.parameters)
+            for is_group, org_id, model_id, value, calls, amount in rows:
                 group = org_id, model_id, value
                 if is_group:
                     found.append((Decimal(amount), group))

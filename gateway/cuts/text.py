@@ -4,6 +4,7 @@ Numbers are the same digits in both.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from gateway.cuts.histograms import NAMES
@@ -16,7 +17,7 @@ from shared.usage_sums import SUMS, UsagePoint, texts
 
 Codes = list[dict[str, object]]
 
-_CHUNK_CHARACTERS = 200_000
+_CHUNK_BYTES = 200_000
 _CHUNK_LINES = 500
 _ALWAYS = ("p50", "p95", "p99")
 _ALWAYS_AT = tuple(NAMES.index(name) for name in _ALWAYS)
@@ -46,8 +47,7 @@ class Keys:
     def __init__(self, plan: Plan) -> None:
         cut = plan.cut
         self._fold = cut.top is not None
-        self._buckets = plan.buckets
-        self._json_buckets = [f'{{"bucketStart":"{text}",' for text in self._buckets]
+        self._plan = plan
         names = [(0, "orgId", "org_id")] if cut.by_org else []
         names += [(1, "modelId", "model_id")] if cut.by_model else []
         names += [(2, member(cut.dimension), column(cut.dimension))] if cut.by_value else []
@@ -55,6 +55,14 @@ class Keys:
         self._at = [at for at, _, _ in names]
         self._texts: dict[str | None, str] = {None: "null"}
         self.columns = ["bucket_start", *(name for _, _, name in names), *(["other"] if self._fold else [])]
+
+    @cached_property
+    def _buckets(self) -> list[str]:
+        return self._plan.buckets
+
+    @cached_property
+    def _json_buckets(self) -> list[str]:
+        return [f'{{"bucketStart":"{text}",' for text in self._buckets]
 
     def json(self, point: UsagePoint | OutcomesPoint) -> str:
         """Return the point's JSON up to its figures."""
@@ -81,9 +89,9 @@ class Keys:
         return found
 
 
-def usage_json(keys: Keys, point: UsagePoint) -> str:
+def usage_json(keys: Keys, point: UsagePoint) -> bytes:
     """Return a point of usage."""
-    return keys.json(point) + _SUMS % tuple(texts(point.sums))
+    return (keys.json(point) + _SUMS % tuple(texts(point.sums))).encode()
 
 
 def figures(outcomes: Outcomes, codes: Codes | None, percentile: str | None) -> dict[str, Any]:
@@ -111,9 +119,9 @@ def _one(outcomes: Outcomes, percentile: str) -> int | None:
     return None if outcomes.latency_ms is None else outcomes.latency_ms[NAMES.index(percentile)]
 
 
-def outcomes_json(keys: Keys, point: OutcomesPoint, codes: Codes | None, percentile: str | None) -> str:
+def outcomes_json(keys: Keys, point: OutcomesPoint, codes: Codes | None, percentile: str | None) -> bytes:
     """Return a point of reliability."""
-    return f"{keys.json(point)}{json_text(figures(point.outcomes, codes, percentile))[1:]}"
+    return keys.json(point).encode() + encode(figures(point.outcomes, codes, percentile))[1:]
 
 
 def outcomes_columns(percentile: str | None) -> list[str]:
@@ -140,14 +148,14 @@ def outcomes_cells(outcomes: Outcomes, codes: Codes | None, percentile: str | No
 
 
 def json_answer(
-    head: dict[str, Any], points: Iterable[str], tail: Iterator[dict[str, Any]]
+    head: dict[str, Any], points: Iterable[bytes], tail: Iterator[dict[str, Any]]
 ) -> Iterator[bytes]:
     """Yield an answer: its head, the series, and the tail, which is asked for when the series has ended."""
     yield encode(head)[:-1] + b',"series":['
-    separator = ""
-    for chunk in _chunks(points, len, _CHUNK_CHARACTERS):
-        yield (separator + ",".join(chunk)).encode()
-        separator = ","
+    separator = b""
+    for chunk in _chunks(points, len, _CHUNK_BYTES):
+        yield separator + b",".join(chunk)
+        separator = b","
     yield b"]," + encode(next(tail))[1:]
 
 

@@ -1,6 +1,6 @@
 """Usage and spend by any cut, and their totals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from gateway.database import GatewayDatabase
 from gateway.http.concurrency import ConcurrencyLimit
 from gateway.resources.freshness import FreshnessReader
 from shared.clock import Clock
-from shared.usage_sums import SUMS, Sums, UsagePoint, add, nothing, numbers, texts, usage_points
+from shared.usage_sums import SUMS, Sums, UsagePoint, add, nothing, texts, total, usage_points
 
 
 class UsageResource:
@@ -63,12 +63,14 @@ class _Usage:
         self._reading = reading
         self._tail = tail
         self._totals = nothing()
+        self._written: list[Sequence[Any]] = []
         self._keys = Keys(reading.plan)
 
     def json(self) -> Iterator[bytes]:
         """Yield the answer."""
         before = self._before()
-        points = self._plain() if self._reading.plan.is_plain else self._grouped()
+        buckets = self._reading.usage_json()
+        points = self._grouped() if buckets is None else self._as_written(buckets)
         return json_answer(head(self._reading), points, self._ends(before))
 
     def csv(self) -> Iterator[bytes]:
@@ -79,12 +81,13 @@ class _Usage:
         )
         return csv_answer([*self._keys.columns, *USAGE_COLUMNS], lines)
 
-    def _plain(self) -> Iterator[str]:
-        for points, _count, *sums in self._reading.plain_usage():
-            add(self._totals, numbers(sums))
+    def _as_written(self, buckets: Iterator[tuple[Any, ...]]) -> Iterator[bytes]:
+        for _size, points, *sums in buckets:
+            self._written.append(sums)
             yield points
+        self._totals = total(self._written)
 
-    def _grouped(self) -> Iterator[str]:
+    def _grouped(self) -> Iterator[bytes]:
         for point in usage_points(self._reading.usage(), self._reading.plan):
             add(self._totals, point.sums)
             yield usage_json(self._keys, point)

@@ -8,9 +8,9 @@ from typing import Any
 import psycopg2
 import psycopg2.errors as pg_errors
 from psycopg2 import sql
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
+from psycopg2.extensions import BYTES, TRANSACTION_STATUS_IDLE, connection, cursor, register_type
 
-from shared.errors import AnalyticsError, DatabaseUnavailable
+from shared.errors import AnalyticsError, DatabaseUnavailable, NumberTooLarge
 from shared.postgres.connection import connect, refuses_writes, translated
 from shared.postgres.watchdog import cut, watchdog
 from shared.statements import load_statements
@@ -144,11 +144,13 @@ class Database:
         rows_at_once: int,
         time_limit_seconds: Callable[[], float],
         pause_seconds: Callable[[], float],
+        as_bytes: bool = False,
     ) -> Iterator[tuple[Any, ...]]:
         """Yield a read's rows within the transaction under way, some at a time.
 
         time_limit_seconds: asked each time how long the server may take. pause_seconds: the same of the
-        caller after it. Raises psycopg2's errors, which transaction() translates.
+        caller after it. as_bytes: leave texts in UTF-8. Raises psycopg2's errors, which transaction()
+        translates.
         """
         self._streams += 1
         name = sql.Identifier(f"stream_{self._streams}")  # closed by the end of the transaction
@@ -157,6 +159,8 @@ class Database:
         begin = sql.SQL("DECLARE {} NO SCROLL CURSOR FOR {} {}").format(name, sql.SQL(statement), fetch)
         assert self._raw is not None  # noqa: S101  the transaction's
         with self._raw.cursor() as cur:
+            if as_bytes:
+                register_type(BYTES, cur)
             self.limit(time_limit_seconds())
             cur.execute(begin, parameters)
             while True:
@@ -167,6 +171,18 @@ class Database:
                     break
                 self.limit(time_limit_seconds())
                 cur.execute(fetch)
+
+    @contextmanager
+    def undone_if_too_large(self) -> Iterator[None]:
+        """Let the transaction under way go on after NumberTooLarge, as if the block had asked for nothing."""
+        assert self._raw is not None  # noqa: S101  the transaction's
+        with self._raw.cursor() as cur:
+            cur.execute("SAVEPOINT before_sums")
+            try:
+                yield
+            except pg_errors.NumericValueOutOfRange as error:
+                cur.execute("ROLLBACK TO SAVEPOINT before_sums")
+                raise NumberTooLarge from error
 
     def limit(self, seconds: float) -> None:
         """Let the transaction under way last so long from now, whatever it was given at its begin."""

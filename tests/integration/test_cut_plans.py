@@ -12,10 +12,10 @@ from deploy.local.traffic import org
 from shared.cut import Cut
 from shared.cut_plan import Plan
 from shared.kept import Kept, read_kept
-from shared.statements import load_statements
+from shared.statements import in_type, load_statements
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
-SQL = load_statements("cuts.sql")
+SQL = in_type(load_statements("cuts.sql"), "bigint")
 DAYS = {"": "daily_rollups", "client": "rollups_client_days", "errorCode": "rollups_error_code_days"}
 HOURS = {"": "hourly_rollups", "client": "rollups_client_hours", "errorCode": "rollups_error_code_hours"}
 
@@ -101,7 +101,8 @@ def tables_read(owner: connection, name: str, parameters: list[dict[str, Any]]) 
 
 def of_reads(owner: connection, name: str, plan: Plan) -> set[str]:
     reads = plan.largest() if name == "largest" else plan.reads(None)
-    return tables_read(owner, name, [read.parameters for read in reads])
+    as_json = {"begins": plan.buckets, "member": ""} if name == "usage_json" else {}
+    return tables_read(owner, name, [read.parameters | as_json for read in reads])
 
 
 CLIENT = {"dimension": "client", "by_value": True}
@@ -121,7 +122,7 @@ def test_sums_are_read_from_the_parts_and_ranges_that_a_cut_needs(
     owner: connection, kept: dict[str, Kept]
 ) -> None:
     for asked, tables in ASKED:
-        for name in ("usage", "reliability"):
+        for name in ("usage", "usage_json", "reliability"):
             assert of_reads(owner, name, plan_of(kept, **asked)) == tables, (name, asked)
 
 
@@ -133,7 +134,7 @@ def test_half_an_hour_at_each_midnight_is_read_from_the_events_of_those_days(
         cur.execute("ANALYZE analytics.usage_events")
     # The midnights are at 18:30 UTC; a partition is a UTC day.
     days = {f"usage_events_202603{day}" for day in range(16, 21)}
-    for name in ("usage", "reliability"):
+    for name in ("usage", "usage_json", "reliability"):
         found = of_reads(owner, name, plan_of(kept, zone="Asia/Kolkata", days=3))
         assert found == {DAYS[""], HOURS[""]} | days
 

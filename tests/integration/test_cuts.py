@@ -1,5 +1,6 @@
 """Cuts: what is refused and how it is said, menus, the platform's answers, and the documented questions."""
 
+import csv
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -261,6 +262,27 @@ def test_the_largest_are_the_same_whether_one_pass_finds_them_or_two(
     monkeypatch.setattr(reading, "_MAX_GROUPS_IN_ONE_PASS", 0)
     assert [gateway.get("/usage", ADMIN, **WINDOW, **question) for question in questions] == at_once
     assert any(point.get("other") for point in at_once[0]["series"])
+
+
+@pytest.mark.parametrize("tokens", [3 * 10**17, 10**19], ids=["their sum", "each"])
+def test_sums_that_are_too_large_for_64_bits_are_exact(
+    gateway: Gateway, owner: connection, tokens: int
+) -> None:
+    with owner.cursor() as cur:
+        cur.execute("UPDATE analytics.rollups SET input_tokens = invocations * %s", [tokens])
+    totals = ask(gateway, "usage", groupBy="none")["totals"]
+    assert totals["inputTokens"] == totals["invocations"] * tokens > 2**63
+    for question in (
+        {"timeZone": "America/New_York"},
+        {"groupBy": "model", "top": "2", "orderBy": "inputTokens"},
+        {"groupBy": "provider", "top": "1", "orderBy": "inputTokens", "granularity": "week"},
+    ):
+        found = ask(gateway, "usage", **question)
+        path, query = f"{PREFIX}{ORG}/usage", "&".join([WEEK, *map("=".join, question.items())])
+        answer = gateway.call("GET", path, query=query, headers={"Accept": "text/csv"})
+        lines = [int(line["input_tokens"]) for line in csv.DictReader(answer.text.splitlines())]
+        assert lines == [point["inputTokens"] for point in found["series"]]
+        assert sum(lines) == found["totals"]["inputTokens"] > 2**63
 
 
 def ask(gateway: Gateway, path: str, **parameters: str) -> Any:
