@@ -176,18 +176,18 @@ class Plan:
     def largest(self) -> list[Read]:
         """Return the reads of `largest`: the groups, and what those without a value are left of (rest)."""
         cut = self.cut
-        window = self.of_window(self.start, self.end)
         more = {"order_by": cut.order_by, "with_sums": self.has_valueless, "top": cut.top}
-        found = [Read(window._apart_from_days(cut.dimension, self._by(cut.by_value)) | more)]
+        found = [Read(self._of_whole_window(cut.dimension, self._by(cut.by_value)) | more)]
         if self.has_valueless:
-            base = window._apart_from_days("", self._by(False))
+            base = self._of_whole_window("", self._by(False))
             found.append(Read(base | more | {"top": 0}, rest=True))
         return found
 
-    def _apart_from_days(self, dimension: str, by: tuple[bool, bool, bool]) -> dict[str, Any]:
-        """Return the parameters of a statement of one bucket that names its days by themselves."""
-        days = [piece for piece in self._pieces_of(dimension) if piece.grain == DAY_MINUTES]
-        return self._parameters(dimension, by) | {
+    def _of_whole_window(self, dimension: str, by: tuple[bool, bool, bool]) -> dict[str, Any]:
+        """Return the parameters of a statement whose one bucket is the window, its days named apart."""
+        window = self.of_window(self.start, self.end)
+        days = [piece for piece in window._pieces_of(dimension) if piece.grain == DAY_MINUTES]
+        return window._parameters(dimension, by) | {
             "with_days": False,
             "whole_days": bool(days),
             "first_day": min((piece.low for piece in days), default=None),
