@@ -46,6 +46,7 @@ class Database:
             "statement_timeout_ms": round(statement_timeout_seconds * 1000),
             "lock_timeout_ms": round(lock_timeout_seconds * 1000),
         }
+        self._written_limits = ""
         self._raw: connection | None = None
         self._can_listen = False
         self._streams = 0
@@ -70,10 +71,9 @@ class Database:
             begin.append(_SQL["repeatable_read"])
         if read_only:
             begin.append(_SQL["read_only"])
-        begin.append(_LIMITS)
         with self._using(time_limit_seconds) as raw:
             with raw.cursor() as cur:
-                cur.execute(" ".join(begin), self._limits)
+                cur.execute(" ".join([*begin, self._limits_in_sql(cur)]))
                 yield cur
             _require_writable(raw)
             _commit(raw)
@@ -85,7 +85,7 @@ class Database:
         Raises as transaction() does.
         """
         with self._using(time_limit_seconds) as raw, raw.cursor(cursor_factory=_LimitedCursor) as cur:
-            cur.limits = cur.mogrify(_LIMITS, self._limits)
+            cur.limits = self._limits_in_sql(cur).encode()
             yield cur
             _require_writable(raw)
 
@@ -194,6 +194,11 @@ class Database:
         raw = self._raw
         if raw is not None:
             cut(raw)
+
+    def _limits_in_sql(self, cur: cursor) -> str:
+        if not self._written_limits:
+            self._written_limits = cur.mogrify(_LIMITS, self._limits).decode()
+        return self._written_limits
 
     def _connection(self) -> connection:
         if self._raw is not None and refuses_writes(self._raw):

@@ -46,7 +46,8 @@ def start(stack: LocalStack, *, pool_size: int = _POOL_SIZE, folder: str = "pgbo
     users.write_text("".join(f'"{name}" "{password}"\n' for name, password in logins.items()))
     deployed = configparser.ConfigParser(interpolation=None)
     deployed.read_string(CONFIG.read_text(encoding="utf-8"))
-    deployed["databases"] = {"*": f"host={owner.hostname} port={owner.port}"}
+    # Logins that a test makes are looked up.
+    deployed["databases"] = {"*": f"host={owner.hostname} port={owner.port} auth_user={owner.username}"}
     of_pooler = deployed["pgbouncer"]
     del of_pooler["server_tls_sslmode"], of_pooler["server_tls_ca_file"]
     # A test's database is dropped at its end, and PostgreSQL has sessions for so many.
