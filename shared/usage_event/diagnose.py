@@ -172,7 +172,8 @@ def _read(field: Field, texts: list[bytes], now: datetime, faults: list[Fault]) 
             return UNSET
     if any(meaning != meanings[0] for meaning in meanings) or _repeats_a_key(field, texts):
         faults.append(Fault(name, Reason.AMBIGUOUS_FIELD, f"{name} is given twice with different values"))
-    elif field.name == "occurred_at":
+        return UNSET
+    if field.name == "occurred_at":
         faults += _window_faults(meanings[0][0], now)
     return value
 

@@ -115,3 +115,11 @@ def test_the_fault_names_the_part_and_its_whole() -> None:
 
 def test_a_part_whose_whole_is_at_fault_is_not_blamed_for_it() -> None:
     assert faults_of(event(inputTokens=-1, cachedInputTokens=5)) == [("inputTokens", "invalid-field")]
+
+
+@pytest.mark.parametrize(("part", "whole"), PARTS.items())
+def test_a_part_is_not_held_against_a_whole_that_is_given_twice_with_different_values(
+    part: str, whole: str
+) -> None:
+    raw = event(**{part: 1, whole: 1})[:-1] + f', "{whole}": 0}}'.encode()
+    assert faults_of(raw) == [(whole, "ambiguous-field")]
