@@ -174,11 +174,33 @@ def test_every_actor_gets_what_the_table_says_and_leaves_the_rows_it_says(
 
 
 def test_every_route_and_method_of_the_application_has_its_row(environ: dict[str, str]) -> None:
+    app = inspect.inspect_app(Gateway(environ).app)
     served = {
-        route.path: {method.method for method in route.methods if not method.internal}
-        for route in inspect.inspect_routes(Gateway(environ).app)
+        route.path: {method.method for method in route.methods if not method.internal} for route in app.routes
     }
     assert served == {template: set(methods_of(calls)) for template, calls in ROUTES.items()}
+    assert (app.static_routes, app.sinks) == ([], []), "these have no row, and no resource with NEEDS"
+
+
+def test_no_actor_gets_more_than_405_by_another_method(owner: connection, environ: dict[str, str]) -> None:
+    gateway = Gateway(environ)
+    wrong: dict[str, int] = {}
+    calls = 0
+    for template, known in ROUTES.items():
+        for path, _ in [*targets(template)][:2]:
+            for method in HTTP_METHODS - {"OPTIONS", *methods_of(known)}:
+                for actor in ACTORS:
+                    calls += 1
+                    answer = gateway.call(method, path, headers_of(actor, ROLES[0]), body=EXPORT)
+                    if answer.status_code != 405:
+                        wrong[f"{method} {path} as {actor.name}"] = answer.status_code
+    assert calls > 3000
+    assert wrong == {}
+    with owner.cursor() as cur:
+        cur.execute(
+            "SELECT (SELECT count(*) FROM analytics.audit_log), (SELECT count(*) FROM analytics.export_jobs)"
+        )
+        assert cur.fetchone() == (0, 0)
 
 
 def test_all_other_methods_are_refused_to_everybody_and_options_tells_no_more_than_the_methods(
