@@ -4,7 +4,7 @@ import csv
 import io
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -26,18 +26,20 @@ class Asker:
     """Holds a gateway against the events that it must know of.
 
     rollups_since, events_since: the first days of which rollups and raw events are kept, None while all are.
+    actor: the headers of who asks.
     """
 
     gateway: Gateway
     events: Sequence[Event]
     rollups_since: datetime | None = None
     events_since: datetime | None = None
+    actor: Mapping[str, str] = field(default_factory=lambda: ADMIN)
 
     def get(self, what: str, asked: Mapping[str, Any], org_id: str | None, **headers: str) -> testing.Result:
         """Send a question to the gateway."""
         path = f"/{what}" if org_id is None else f"/orgs/{org_id}/{what}"
         return self.gateway.call(
-            "GET", PREFIX + path, ADMIN, query=urlencode(asked, doseq=True), headers=headers
+            "GET", PREFIX + path, self.actor, query=urlencode(asked, doseq=True), headers=headers
         )
 
     def ask(self, what: str, asked: Mapping[str, Any], org_id: str | None) -> Any:
