@@ -39,7 +39,12 @@ def _cancelled(stack: LocalStack, folder: Path) -> bool:
 def _asynchronous(stack: LocalStack, folder: Path) -> bool:
     came = fail_over(stack, folder, write_line, synchronous=False)
     write_line(str(came))
-    broken = {finding.kind for finding in came.findings} - _LOST_WITH_ASYNCHRONOUS
+    broken = {
+        finding.kind
+        for finding in came.findings
+        # A job that was asked for in the time that is lost is not found any more.
+        if finding.kind != "status" or finding.count != came.vanished
+    } - _LOST_WITH_ASYNCHRONOUS
     return came.lost > 0 and not (came.lost_outside or came.restarted or broken)
 
 

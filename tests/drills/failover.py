@@ -44,6 +44,7 @@ class FailedOver:
     promoted: how long it took until the standby had become the primary. restarted: processes that had ended.
     lost: confirmed events that were gone; lost_outside: those that were not published in the time that
     docs/operations.md tells to send again. cancelled: how many waits for the standby were cancelled.
+    vanished: how often an export job was not found.
     """
 
     promoted_seconds: float
@@ -57,6 +58,7 @@ class FailedOver:
     lost_outside: int = 0
     resent: int = 0
     cancelled: int = 0
+    vanished: int = 0
 
     def __str__(self) -> str:
         wrong = "; ".join(str(each) for each in self.findings) or "all held"
@@ -107,8 +109,8 @@ def fail_over(
                     if cancel_waits:
                         cancelled += standby.cancel_waits()
                     time.sleep(0.1)
-            killed_at = time.time()
             scene.server("postgresql").kill()
+            killed_at = time.time()
             time.sleep(_UNTIL_PROMOTED_SECONDS)
             standby.promote()
             promoted_seconds = time.time() - killed_at
@@ -116,12 +118,17 @@ def fail_over(
             lost, outside, resent = (0, 0, 0) if synchronous else _send_again(scene, drill, history)
             drill.settle("the loss of the primary")
             with scene.observer() as observer:
-                [(committed_at,)] = observer.rows(_FIRST_COMMIT.format(killed_at + 0.5))
+                [(committed_at,)] = observer.rows(_FIRST_COMMIT.format(killed_at))
             answers = [
                 end["utc"] - killed_at
                 for begun, end in operations(history.records, "read")
                 if begun["utc"] > killed_at and "usage?" in begun["path"]  # not from the cache
                 if end is not None and end.get("status") == 200
+            ]
+            vanished = [
+                begun["request_id"]
+                for begun, end in operations(history.records, "read")
+                if end is not None and end.get("status") == 404 and "/exports/" in begun["path"]
             ]
             return FailedOver(
                 promoted_seconds,
@@ -135,6 +142,7 @@ def fail_over(
                 outside,
                 resent,
                 cancelled,
+                len(vanished),
             )
         finally:
             drill.load.stop()
