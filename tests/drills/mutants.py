@@ -23,14 +23,15 @@ _PATIENCE_SECONDS = 5.0
 class Mutant:
     """A mistake: what is replaced by what in which files, and the finding that must come of it.
 
-    fault: the one that shows it, where load alone does not. changed_share: of the messages, how many bring
-    known events with another content.
+    fault: the one that shows it, where load alone does not, and for how many seconds. changed_share: of the
+    messages, how many bring known events with another content.
     """
 
     name: str
     patches: tuple[tuple[str, str, str], ...]
     caught_as: str
     fault: str | None = None
+    fault_seconds: float = 0.2
     changed_share: float = 0.03
 
 
@@ -88,6 +89,32 @@ MUTANTS = (
         ),
         "unaudited",
     ),
+    Mutant(
+        "send no digest of a file's bytes",
+        (
+            (
+                "shared/s3.py",
+                '        if method == "PUT" and isinstance(body, bytes):\n',
+                "        if not method:\n",
+            ),
+        ),
+        "file-differs",
+        fault="s3.corrupt_upload",
+        fault_seconds=6.0,
+    ),
+    Mutant(
+        "log the link of a download",
+        (
+            (
+                "gateway/resources/exports.py",
+                'if job["compress"] else "text/csv",\n        )\n',
+                'if job["compress"] else "text/csv",\n        )\n        print(resp.location)\n',
+            ),
+        ),
+        "leaked",
+        fault="redis.latency",
+        fault_seconds=6.0,
+    ),
 )
 
 
@@ -106,7 +133,7 @@ def run_mutants(stack: LocalStack, write_line: Callable[[str], None]) -> Iterato
                 try:
                     time.sleep(_LOAD_SECONDS)
                     if mutant.fault:
-                        drill.strike(FAULTS[mutant.fault], 0.2)
+                        drill.strike(FAULTS[mutant.fault], mutant.fault_seconds)
                     drill.settle(mutant.name)
                 finally:
                     drill.load.stop()
