@@ -1,10 +1,11 @@
 """Runs the drills: `python -m tests.drills [--seed N] [--minutes N] [--plan FILE]`, or `make drills`.
 
-Mutants first, then every fault once by name, then random plans. Exit code 1 if an invariant broke or a mutant
-was not caught; then the plans and the history of the run are kept, and the last line says where.
+Mutants first, then an upgrade, then every fault once by name, then random plans. Exit code 1 if an invariant
+broke or a mutant was not caught; then the plans and the history of the run are kept, and the last line says where.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -25,6 +26,8 @@ from tests.drills.mutants import is_caught, run_mutants
 from tests.drills.plan import Plan, make_plan
 from tests.drills.report import holdings, table, totals
 from tests.drills.scene import TEMPLATE, Scene
+from tests.drills.upgrade import upgrade
+from tests.support.release_before import NoHistory
 
 _PLAN_SECONDS = 60.0
 
@@ -47,6 +50,7 @@ def _options() -> argparse.Namespace:
     alone.add_argument("--fault", nargs="+", metavar="NAME", choices=FAULTS, help="run these faults alone")
     alone.add_argument("--random", action="store_true", help="run random plans alone")
     alone.add_argument("--mutants", action="store_true", help="run the mutants alone")
+    alone.add_argument("--upgrade", action="store_true", help="upgrade from the release before, alone")
     return parser.parse_args()
 
 
@@ -58,19 +62,18 @@ def main() -> int:
     home = machine.temporary_home("analytics-drill-")
     stack = LocalStack(home, environ={}, write_line=write_line)
     held = True
-    disk = _small_disk(home)
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, home, ignore_errors=True)
+        disk = _small_disk(home, undo)
+        undo.callback(stack.stop)
         stack.start().prepare_database(TEMPLATE)
         stack.make_template(TEMPLATE)
-        if not (options.plan or options.fault or options.random):
+        if not (options.plan or options.fault or options.random or options.upgrade):
             held = _run_mutants(stack)
-        if not options.mutants:
+        if options.upgrade or not (options.plan or options.fault or options.random or options.mutants):
+            held = _run_upgrade(stack, kept) and held
+        if not (options.mutants or options.upgrade):
             held = _run_faults(stack, kept, options, disk) and held
-    finally:
-        stack.stop()
-        if disk is not None:
-            disk.__exit__(None, None, None)
-        shutil.rmtree(home, ignore_errors=True)
     if held:
         shutil.rmtree(kept)
         return 0
@@ -78,10 +81,10 @@ def main() -> int:
     return 1
 
 
-def _small_disk(home: Path) -> SmallDisk | None:
+def _small_disk(home: Path, undo: contextlib.ExitStack) -> SmallDisk | None:
     """Put PostgreSQL's data on a small disk of their own where that is allowed."""
     try:
-        return SmallDisk(home / "postgres").__enter__()
+        return undo.enter_context(SmallDisk(home / "postgres"))
     except OSError as error:
         write_line(f"no disk is full in this run: {error}")
         return None
@@ -96,6 +99,18 @@ def _run_mutants(stack: LocalStack) -> bool:
         sys.stdout.write(f"mutant: {mutant.name}: {verdict}, found: {findings}\n")
         sys.stdout.flush()
     return all(caught)
+
+
+def _run_upgrade(stack: LocalStack, kept: Path) -> bool:
+    """Upgrade a fleet under load; return whether every invariant held."""
+    try:
+        outcome = upgrade(stack, kept / "upgrade", write_line)
+    except NoHistory as missing:
+        write_line(f"no upgrade: {missing}")
+        return missing.is_shallow
+    sys.stdout.write(table([outcome]))
+    sys.stdout.flush()
+    return not outcome.findings
 
 
 def _run_faults(stack: LocalStack, kept: Path, options: argparse.Namespace, disk: SmallDisk | None) -> bool:

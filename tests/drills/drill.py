@@ -121,7 +121,7 @@ class Drill:
         thread = threading.Thread(target=lambda: happened.append(self.strike(fault, seconds)))
         thread.start()
         self._join(thread)
-        return self._outcome(fault.name, happened[0] if happened else "it failed", fault.can_break)
+        return self.outcome(fault.name, happened[0] if happened else "it failed", fault.can_break)
 
     def run_plan(self, plan: Plan, name: str) -> Outcome:
         """Run a plan, wait for recovery, and judge."""
@@ -140,7 +140,7 @@ class Drill:
         for thread in threads:
             self._join(thread)
         happened = f"{self.struck.total() - before} faults in {time.monotonic() - began:.0f} s"
-        return self._outcome(name, happened, "I1 to I9")
+        return self.outcome(name, happened, "I1 to I9")
 
     def settle(self, by: str) -> float:
         """Wait until all is ready, counted and exported, and judge; return the seconds it took.
@@ -185,7 +185,8 @@ class Drill:
         number = self.history.invoke("holdings", "drill")
         self.history.end("holdings", "ok", number, held=self.scene.holdings())
 
-    def _outcome(self, name: str, happened: str, can_break: str) -> Outcome:
+    def outcome(self, name: str, happened: str, can_break: str) -> Outcome:
+        """Wait for recovery, and judge."""
         seconds = self.settle(name)
         if self.history.records[-1]["state"] != "ok":  # that it did not recover is a finding itself
             self.verdict.findings = check(self.history.records, self._found, self._parsed).findings

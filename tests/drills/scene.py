@@ -51,7 +51,14 @@ class Scene:
     """
 
     def __init__(
-        self, stack: LocalStack, folder: Path, name: str, root: Path = ROOT, disk: SmallDisk | None = None
+        self,
+        stack: LocalStack,
+        folder: Path,
+        name: str,
+        root: Path = ROOT,
+        *,
+        disk: SmallDisk | None = None,
+        template: str = TEMPLATE,
     ) -> None:
         self._stack = stack
         self._root = root
@@ -69,7 +76,7 @@ class Scene:
         self.queue = self._names["RABBITMQ_QUEUE"]
         settings = stack.settings
         self.broker_url, self.redis_url = settings["RABBITMQ_URL"], settings["REDIS_URL"]
-        self.database_url = stack.create_database(f"drill_{name}", TEMPLATE)
+        self.database_url = stack.create_database(f"drill_{name}", template)
         self._own_logins = stack.process_urls(self.database_url)
         self.proxies = {
             "postgresql": TcpProxy.before(self.database_url),
