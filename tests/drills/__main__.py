@@ -1,7 +1,7 @@
 """Runs the drills: `python -m tests.drills [--seed N] [--minutes N] [--plan FILE]`, or `make drills`.
 
 Mutants first, then an upgrade, then every fault once by name, then random plans. Exit code 1 if an invariant
-broke or a mutant was not caught; then the plans and the history of the run are kept, and the last line says where.
+broke or a mutant was not caught; then the plans and the history are kept, and the last line says where.
 """
 
 import argparse
