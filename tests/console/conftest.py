@@ -113,12 +113,19 @@ def settle(page: Page) -> None:
 AXE = Path(__file__).resolve().parents[2] / ".console" / "ui" / "node_modules" / "axe-core" / "axe.min.js"
 
 
-def axe(page: Page) -> list[str]:
-    """Return what axe finds wrong with a page, none where all is well."""
+def axe(page: Page, *rules: str) -> list[str]:
+    """Return what axe finds wrong with a page, none where all is well. rules: look for these alone."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    only = {"runOnly": list(rules)} if rules else {}
+    found = page.evaluate("options => axe.run(document, options)", {"resultTypes": ["violations"], **only})
     return [
         f"{each['id']}: {each['help']}: {node['html'][:200]} {node.get('failureSummary', '')}"
         for each in found["violations"]
         for node in each["nodes"]
     ]
+
+
+def choose_zone(page: Page, name: str) -> None:
+    """Choose a time zone; the menu is whole once it has the focus."""
+    page.get_by_label("Zone").focus()
+    page.get_by_label("Zone").select_option(name)

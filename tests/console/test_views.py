@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.console.conftest import Watched, axe, settle
+from tests.console.conftest import Watched, axe, choose_zone, settle
 from tests.support.console import (
     END,
     HOSTILE,
@@ -142,7 +142,7 @@ def test_days_are_those_of_the_zone(scene: Scene, show: Show) -> None:
     page.get_by_text("As a table").click()
     assert page.locator(".chart tbody tr").count() == len(answer["series"])
     assert Decimal(card(page, "Spend")) == answer["totals"]["costEstimateCents"]
-    page.get_by_label("Zone").select_option("America/New_York")
+    choose_zone(page, "America/New_York")
     settle(page)
     assert "zone=America%2FNew_York" in page.url
     assert (
@@ -309,17 +309,17 @@ def test_names_that_mean_harm_are_text(show: Show, dimension: str) -> None:
         assert "harmed" not in page.title()
 
 
-@pytest.mark.parametrize("view", [week(A), week(B, "reliability"), week(A, "exports"), week("all")])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(show: Show, view: str, scheme: str) -> None:
-    page = show(view, emulate_media={"color_scheme": scheme, "reduced_motion": "reduce"})
+VIEWS = (week(A), week(B, "reliability"), week(A, "exports"), week("all"))
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=["usage", "reliability", "exports", "platform"])
+def test_axe_finds_nothing_and_a_narrow_screen_shows_all_of_it(show: Show, view: str) -> None:
+    page = show(view, emulate_media={"reduced_motion": "reduce"})
     for details in page.locator("details summary").all():
         details.click()
     assert axe(page) == []
-
-
-@pytest.mark.parametrize("view", [week(A), week(B, "reliability"), week(A, "exports")])
-def test_a_narrow_screen_shows_all_of_it_without_scrolling_sideways(show: Show, view: str) -> None:
-    page = show(view, set_viewport_size={"viewport_size": {"width": 360, "height": 740}})
+    page.emulate_media(color_scheme="dark")
+    assert axe(page, "color-contrast") == []
+    page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert axe(page) == []
+    assert axe(page, "target-size", "scrollable-region-focusable") == []

@@ -18,15 +18,19 @@ from deploy.local.observer import Observer
 
 def main() -> int:
     """Run the demo; 0 when everything added up."""
-    # One of the tags too, so that there is something to cut by.
-    os.environ.setdefault("ROLLUP_DIMENSIONS", "client,apiKey,provider,operation,actor:day,metadata.region")
+    set_dimensions()
     return run_fleet("make demo", _show)
+
+
+def set_dimensions() -> None:
+    """Keep one of the tags too, unless somebody has chosen, so that there is something to cut by."""
+    os.environ.setdefault("ROLLUP_DIMENSIONS", "client,apiKey,provider,operation,actor:day,metadata.region")
 
 
 def _show(fleet: LocalFleet) -> int:
     report = Report()
     try:
-        _run_steps(fleet, report)
+        run_steps(fleet, report)
     except AssertionError as error:
         sys.stderr.write(f"\nthe demo failed: {error}\n")
         return 1
@@ -40,7 +44,7 @@ def _show(fleet: LocalFleet) -> int:
     return code
 
 
-def _run_steps(fleet: LocalFleet, report: Report) -> None:
+def run_steps(fleet: LocalFleet, report: Report) -> None:
     """Run the steps one after another on the running fleet."""
     settings = fleet.stack.settings
     observer = Observer(

@@ -38,7 +38,7 @@ interface Props {
 }
 
 const HEIGHT = 230;
-const MAX_TABLE_ROWS = 400;
+const MAX_TABLE_ROWS = 120;
 
 /** Height of each layer with all below it. */
 function tops(layers: Layer[], length: number): number[][] {

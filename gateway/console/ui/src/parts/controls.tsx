@@ -36,7 +36,8 @@ export function overWindow(view: View, window: Window, keep: boolean): View {
 export function WindowControls({ view, onView }: ControlProps) {
   const now = Date.now();
   const timed = view.start.length > 10 || view.end.length > 10;
-  const known = zones();
+  const [opened, setOpened] = useState(false);
+  const known = opened ? zones() : ['UTC'];
   const usual = browserZone();
   const id = useId();
   const setWindow = (window: Window) => {
@@ -88,9 +89,15 @@ export function WindowControls({ view, onView }: ControlProps) {
       </label>
       <label for={id}>
         Zone{' '}
-        <select id={id} value={view.zone} onChange={(event) => onView({ ...view, zone: event.currentTarget.value, at: '' })}>
+        <select
+          id={id}
+          value={view.zone}
+          onFocus={() => setOpened(true)}
+          onPointerEnter={() => setOpened(true)}
+          onChange={(event) => onView({ ...view, zone: event.currentTarget.value, at: '' })}
+        >
           <option value={usual}>{usual} (yours)</option>
-          {!known.includes(view.zone) && <option value={view.zone}>{view.zone}</option>}
+          {view.zone !== usual && !known.includes(view.zone) && <option value={view.zone}>{view.zone}</option>}
           {known
             .filter((name) => name !== usual)
             .map((name) => (
