@@ -161,7 +161,7 @@ const LONG: Preset[] = [
 ];
 
 const SHORT: Preset[] = [
-  { id: '1h', name: '1 hour', of: hours(2) }, // the hour under way and the one before
+  { id: '2h', name: '2 hours', of: hours(2) }, // the hour under way and the one before
   { id: '6h', name: '6 hours', of: hours(6) },
   { id: '24h', name: '24 hours', of: hours(24) },
 ];

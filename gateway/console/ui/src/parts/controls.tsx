@@ -130,9 +130,15 @@ export function CutControls({ view, onView }: ControlProps) {
   ];
   const chosen = view.group.join(',');
   if (!groupings.includes(chosen)) groupings.push(chosen);
+  const [open, setOpen] = useState(() => !window.matchMedia('(max-width: 640px)').matches);
   const nameOf = (grouping: string) => (grouping ? grouping.split(',').map(dimensionName).join(' and ') : 'nothing');
   return (
-    <fieldset class="controls">
+    <details class="cut" open={open} onToggle={(event) => setOpen(event.currentTarget.open)}>
+      <summary>
+        By {view.by}, grouped by {nameOf(chosen)}, top {view.top}
+        {Object.keys(view.filters).length > 0 ? ', filtered' : ''}: change
+      </summary>
+      <fieldset class="controls">
       <legend class="hidden">Cut</legend>
       <label>
         By{' '}
@@ -169,7 +175,8 @@ export function CutControls({ view, onView }: ControlProps) {
         </select>
       </label>
       <Filters view={view} onView={onView} dimensions={dimensions} />
-    </fieldset>
+      </fieldset>
+    </details>
   );
 }
 

@@ -71,6 +71,10 @@ export function ReliabilityView({ view, onView, series, sums, freshness, dark }:
       <div class="charts">
         <Chart kind="lines" title={`Error rate by ${view.by}, of ${MIN_CALLS} calls or more`} {...chart} layers={layers.rate} total={calls} axis={axisPercent} />
         <Chart kind="bars" title={`Errors by status and ${view.by}`} {...chart} layers={layers.status} total={calls} axis={short} />
+      </div>
+      <Codes totals={series.totals} />
+      {view.group.length > 0 && <GroupTable {...{ view, onView, sums }} />}
+      <div class="charts">
         <Chart kind="lines" title={`Latency by ${view.by}`} {...chart} layers={layers.latency} axis={milliseconds} />
         {series.totals.timeToFirstTokenMs.p50 === null ? (
           <p class="panel fine">Time to first token: no event of this window told it (timeToFirstTokenMs).</p>
@@ -78,8 +82,6 @@ export function ReliabilityView({ view, onView, series, sums, freshness, dark }:
           <Chart kind="lines" title={`Time to first token by ${view.by}`} {...chart} layers={layers.first} axis={milliseconds} />
         )}
       </div>
-      <Codes totals={series.totals} />
-      {view.group.length > 0 && <GroupTable {...{ view, onView, sums }} />}
     </>
   );
 }

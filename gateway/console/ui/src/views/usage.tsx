@@ -184,7 +184,7 @@ function Cards({ sums, reliability, view }: { sums: Usage; reliability: Asked<Re
         />
         <Card name="Tokens" figure={<Count value={tokens(now)} />} now={tokens(now)} before={before ? tokens(before) : undefined} beforeText={before ? short(tokens(before)) : ''}>
           <details>
-            <summary>input, output, cached, reasoning</summary>
+            <summary>input and output</summary>
             <dl class="parts">
               <dt>input</dt>
               <dd><Count value={now.inputTokens} /></dd>
