@@ -254,7 +254,7 @@ def test_an_export_is_asked_for_watched_and_fetched(scene: Scene, show: Show, wa
     page = show(week(A, "exports"), "finance")
     page.get_by_label("Group by").select_option("model,apiKey")
     page.get_by_role("button", name="Export", exact=True).click()
-    expect(page.locator(".state").first).to_have_text("ready", timeout=20_000)
+    expect(page.locator(".state").first).to_have_text("ready")
     job = scene.api.get(f"/orgs/{A}/exports")["jobs"][0]
     row = page.locator("tbody tr").first
     text = row.inner_text()
@@ -277,7 +277,7 @@ def test_an_export_is_asked_for_watched_and_fetched(scene: Scene, show: Show, wa
     problem.get_by_role("button", name="last 31 days").click()
     page.get_by_role("button", name="Export", exact=True).click()
     expect(page.locator("tbody tr")).to_have_count(2)
-    expect(page.locator(".state").first).to_have_text("ready", timeout=20_000)
+    expect(page.locator(".state").first).to_have_text("ready")
 
 
 def test_a_failed_export_says_why(show: Show) -> None:
