@@ -23,7 +23,6 @@ from playwright.sync_api import (
 from deploy.local.stack import LocalStack
 from tests.support.console import Scene, browser_path, open_scene
 
-
 _PATIENCE_MS = 30_000
 """The tests share two cores with others; nothing here is about time."""
 
