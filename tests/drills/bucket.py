@@ -37,13 +37,19 @@ class Bucket:
             self._client.remove_object(self._name, key)
         self._client.remove_bucket(self._name)
 
-    def give_back(self) -> None:
-        """Make the bucket again if nobody has, and put the objects back."""
+    def give_back(self) -> list[str]:
+        """Make the bucket again if nobody has, and put the objects back; return their keys."""
         if not self._client.bucket_exists(self._name):
             self._client.make_bucket(self._name)
         for key, data in self._taken.items():
             self._client.put_object(self._name, key, io.BytesIO(data), len(data))
+        keys = list(self._taken)
         self._taken = {}
+        return keys
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        self._client.remove_object(self._name, key)
 
     def _objects(self) -> dict[str, bytes]:
         read = {}
