@@ -83,20 +83,24 @@ class GatewayDatabase:
 
         return self._persistently(commit)
 
-    def begin(self, opened: ExitStack, probe: Callable[[Cursor], T]) -> tuple["Open", T]:
+    def begin(self, opened: ExitStack, first: str, fetch: Callable[[Cursor], T]) -> tuple["Open", T]:
         """Begin to read one state of the database, and return what a first short read finds.
 
-        opened: closes the transaction and gives its connection back. Raises DatabaseUnavailable.
+        first: its statement, which is sent with the begin. fetch: takes its rows. opened: closes the
+        transaction and gives its connection back. Raises DatabaseUnavailable.
         """
 
         def open_one(database: Database) -> tuple[Open, T]:
             with ExitStack() as opening:
                 cur = opening.enter_context(
                     database.transaction(
-                        repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS
+                        repeatable_read=True,
+                        read_only=True,
+                        time_limit_seconds=_LIMIT_SECONDS,
+                        first=first,
                     )
                 )
-                found = probe(cur)
+                found = fetch(cur)
                 opened.push(opening.pop_all())
                 return Open(database, cur, MAX_SECONDS), found
 

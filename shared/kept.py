@@ -25,9 +25,18 @@ class Kept:
     kept_since: datetime | None
 
 
+KEPT = _SQL["kept"]
+"""The statement that a transaction begins with which reads cuts."""
+
+
 def read_kept(cur: Cursor) -> dict[str, Kept]:
     """Return what the rollups keep, by name, and make the transaction one that reads cuts."""
-    cur.execute(_SQL["kept"])
+    cur.execute(KEPT)
+    return fetch_kept(cur)
+
+
+def fetch_kept(cur: Cursor) -> dict[str, Kept]:
+    """Return the same where KEPT has just been run."""
     return {row[0]: Kept(*row[:7]) for row in cur.fetchall()}
 
 

@@ -16,7 +16,7 @@ from shared.clock import Clock
 from shared.cut import Cut, member
 from shared.cut_plan import Group, Plan, Read, array
 from shared.errors import NumberTooLarge
-from shared.kept import Kept, read_kept
+from shared.kept import KEPT, Kept, fetch_kept, read_kept
 from shared.postgres import Cursor
 from shared.statements import in_type, load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows
@@ -48,7 +48,7 @@ class Reading:
         self.org_id = org_id
         self.org_filter = cut.org_ids
         self._database = database
-        self._open, kept = database.begin(opened, read_kept)
+        self._open, kept = database.begin(opened, KEPT, fetch_kept)
         groups = None
         if cut.org_ids is None or (cut.top is not None and not cut.by_value):
             cut, groups = self._with_orgs(cut)

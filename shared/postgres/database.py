@@ -58,11 +58,13 @@ class Database:
         time_limit_seconds: float | None = None,
         repeatable_read: bool = False,
         read_only: bool = False,
+        first: str = "",
     ) -> Iterator[cursor]:
         """Run the block in one transaction: commit at its end, roll back if it raises.
 
         time_limit_seconds: most time the whole transaction may take before its connection is cut,
-        for servers that are silent; twice the statement limit by default.
+        for servers that are silent; twice the statement limit by default. first: a statement without
+        parameters that is sent with the begin, whose rows the block's cursor has.
         Raises DatabaseUnavailable, DatabaseBusy, DatabaseRejected (DuplicateRow is one), or AnalyticsError
         for a bug in the SQL. After DatabaseUnavailable it is unknown whether the commit took place.
         """
@@ -73,7 +75,7 @@ class Database:
             begin.append(_SQL["read_only"])
         with self._using(time_limit_seconds) as raw:
             with raw.cursor() as cur:
-                cur.execute(" ".join([*begin, self._limits_in_sql(cur)]))
+                cur.execute(" ".join([*begin, self._limits_in_sql(cur), first]))
                 yield cur
             _require_writable(raw)
             _commit(raw)
