@@ -81,7 +81,7 @@ system-packages:
 
 browser-package:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
-		|| sh deploy/local/install.sh chromium
+		|| sh deploy/local/install.sh chromium fonts-dejavu-core
 
 # Without it no process runs at another hour, and the table says so.
 drill-packages:
