@@ -6,16 +6,18 @@ events go to both. Where days alone are kept, an hour is removed when its day ha
 """
 
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
 from rollup_worker.dimensions import Dimension, list_dimensions
 from rollup_worker.merge import Merge, merge_rest
+from shared.pieces import HALF_MINUTES
 from shared.postgres import Database
 from shared.process import Stop
 from shared.statements import load_statements, with_tables
 
+_HALF = timedelta(minutes=HALF_MINUTES)
 _SQL = load_statements("dimensions.sql")
 _ROLLUPS = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("days")
@@ -64,8 +66,10 @@ class Days:
             if cur.fetchall() != [(hour,)]:
                 return True
             merge_rest(cur, dimension.hours_table, hour)
-            cur.execute(statement, {"hour": hour})
-            rows = cur.rowcount
+            rows = 0
+            for half in (hour, hour + _HALF):
+                cur.execute(statement, {"half": half})
+                rows += cur.rowcount
             if not dimension.keeps_hours:
                 cur.execute(with_tables(_ROLLUPS["remove_hour"], table=dimension.hours_table), {"hour": hour})
             cur.execute(_SQL["hour_added"], {"name": dimension.name})

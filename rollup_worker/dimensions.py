@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
-from shared.pieces import DAY_MINUTES, HOUR_MINUTES
+from shared.pieces import DAY_MINUTES, HALF_MINUTES, HOUR_MINUTES
 from shared.postgres import Cursor, Database
 from shared.settings import KeptDimension
 from shared.statements import load_statements
@@ -44,15 +44,27 @@ class Dimension:
     complete_since: datetime | None
     days_until: datetime | None
     holes: int
+    halves_table: str | None
+    halves_since: datetime | None
 
     @property
-    def parts(self) -> tuple[Part, Part]:
-        """Its hours and its days. Where only days are kept, those hours that are not in them yet."""
+    def parts(self) -> list[Part]:
+        """Its first halves of hours, where they have a table, its hours and its days.
+
+        Where only days are kept, of the hours those that are not in them yet.
+        """
+        halves = [Part(self.halves_table, HALF_MINUTES)] if self.halves_table else []
         since = None if self.keeps_hours else self.days_until
-        return (
+        return [
+            *halves,
             Part(self.hours_table, HOUR_MINUTES, since=since),
             Part(self.days_table, DAY_MINUTES, until=self.days_until),
-        )
+        ]
+
+    @property
+    def keeps_halves(self) -> bool:
+        """Whether the halves of hours are in its hours, in rows of their own."""
+        return self.keeps_hours and self.halves_table is None
 
 
 def list_dimensions(cur: Cursor) -> list[Dimension]:

@@ -6,10 +6,11 @@ where rows have become many while an hour is going on, so that a reader never me
 and for each hour before it is added to its day.
 """
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from shared.pieces import HALF_HOURS
 from shared.postgres import Cursor, Database
 from shared.process import Stop
 from shared.statements import load_statements, with_tables
@@ -86,7 +87,8 @@ def _hours(
 def _merge(cur: Cursor, table: str, org_ids: list[str], hour: datetime) -> tuple[int, int]:
     """Merge; return how many rows were taken and how many were made."""
     cur.execute(_SQL["set_work_mem"])
-    cur.execute(with_tables(_SQL["merge_hour"], table=table), {"org_ids": org_ids, "hour": hour})
+    parameters = {"org_ids": org_ids, "hour": hour, "halves": hour.astimezone(UTC).hour in HALF_HOURS}
+    cur.execute(with_tables(_SQL["merge_hour"], table=table), parameters)
     [(taken, made)] = cur.fetchall()
     if taken:
         _log.info("rows of an hour merged", table=table, hour=hour.isoformat(), rows=taken, groups=made)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from rollup_worker.dimensions import ERROR_CODE, Dimension, fields_needed
-from shared.pieces import DAY_MINUTES, HOUR_MINUTES
+from shared.pieces import DAY_MINUTES, HALF_HOURS, HOUR_MINUTES
 from shared.postgres import Cursor
 from shared.statements import load_statements, with_tables
 
@@ -65,7 +65,14 @@ def add_gathered(
             name = _statement(dimension, grain)
             if name == "append" and shares.nearly_each(dimension.name, events):
                 name = "append_each"
-            parameters = {"dimension": dimension.name, "grain": grain, "since": since, "until": until}
+            parameters = {
+                "dimension": dimension.name,
+                "grain": grain,
+                "since": since,
+                "until": until,
+                "halves": dimension.keeps_halves and grain == HOUR_MINUTES,
+                "half_hours": list(HALF_HOURS),
+            }
             cur.execute(with_tables(_SQL[name], table=table), parameters)
             if name == "append":
                 shares.note(dimension.name, events=events, groups=cur.rowcount)

@@ -59,7 +59,9 @@ def make_day(
         with database.transaction() as cur:
             for dimension in before:
                 parameters = {"name": dimension.name, "day": day, "next_day": day + _DAY}
-                cur.execute(_SQL["lower_complete_since"], parameters | {"holes": dimension.holes})
+                holes = {"holes": dimension.holes}
+                cur.execute(_SQL["lower_complete_since"], parameters | holes)
+                cur.execute(_SQL["lower_halves_since"], parameters | holes)
                 cur.execute(_SQL["lower_kept_since"], parameters)
     return made
 

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from rollup_worker.dimensions import ERROR_CODE, Dimension, list_dimensions
+from rollup_worker.dimensions import ERROR_CODE, Dimension, Part, list_dimensions
 from rollup_worker.remake import WriteLine, make_day
 from shared.buckets import rfc3339
 from shared.clock import utc_now
 from shared.errors import AnalyticsError
+from shared.pieces import DAY_MINUTES, HALF_HOURS, HALF_MINUTES, HOUR_MINUTES
 from shared.postgres import Cursor, Database, Row, fetch_rows
 from shared.statements import load_statements, with_tables
 
@@ -32,6 +33,7 @@ _OTHERS = {
     "parts_differ": "parts of tokens or speed",
     "first_token_differs": "first tokens' histogram",
 }
+_GRAINS = {HALF_MINUTES: "first half of hour", HOUR_MINUTES: "hour", DAY_MINUTES: "day"}
 _MAX_ROWS = 1000
 _DAY = timedelta(days=1)
 _LIMIT_SECONDS = 3600
@@ -132,25 +134,36 @@ def _compare(database: Database, day: _Day) -> _Compared:
 
 
 def _differences(cur: Cursor, dimension: Dimension, day: _Day) -> list[str]:
-    """Compare a dimension's hours and days with the raw events."""
+    """Compare a dimension's halves of hours, hours and days with the raw events."""
+    halves = {"half_hours": list(HALF_HOURS), "halves_since": dimension.halves_since}
     if dimension.name == ERROR_CODE:
-        rows = fetch_rows(cur, _VERIFY["compare_error_codes"], day.parameters)
+        rows = fetch_rows(cur, _VERIFY["compare_error_codes"], day.parameters | halves)
         return [_describe_error_code(row) for row in rows]
     found = []
     complete_since = dimension.complete_since if dimension.name else None
-    for table, grain, part_since, until in dimension.parts:
-        if grain == 60 and dimension.hours_kept and day.start < utc_now() - dimension.hours_kept:
+    parts = dimension.parts
+    if dimension.keeps_halves:
+        parts.append(Part(dimension.hours_table, HALF_MINUTES))
+    for table, grain, part_since, until in parts:
+        if grain < DAY_MINUTES and dimension.hours_kept and day.start < utc_now() - dimension.hours_kept:
             continue  # some of its hours may be gone
         parameters = {
             "dimension": dimension.name,
             "grain": grain,
             "until": until,
-            "since": max(filter(None, (part_since, complete_since)), default=None),
+            "since": _latest(
+                part_since, complete_since, dimension.halves_since if grain == HALF_MINUTES else None
+            ),
             "all_since": dimension.complete_since,
+            **halves,
         }
         rows = fetch_rows(cur, with_tables(_VERIFY["compare"], table=table), day.parameters | parameters)
         found += [_describe(dimension.name, grain, row) for row in rows]
     return found
+
+
+def _latest(*instants: datetime | None) -> datetime | None:
+    return max(filter(None, instants), default=None)
 
 
 def _describe(dimension: str, grain: int, row: Row) -> str:
@@ -159,7 +172,7 @@ def _describe(dimension: str, grain: int, row: Row) -> str:
     faults = [f"{name}: expected {want}, rolled up {got}" for name, want, got in pairs if want != got]
     faults += [name for column, name in _OTHERS.items() if row[column]]
     of = f"  {dimension} {row['value']}" if dimension else ""
-    bucket = f"{'hour' if grain == 60 else 'day'} {row['bucket_start']:%Y-%m-%dT%H:%MZ}"
+    bucket = f"{_GRAINS[grain]} {row['bucket_start']:%Y-%m-%dT%H:%MZ}"
     return f"{bucket}  {row['org_id']}  {row['model_id']}{of}  {'; '.join(faults)}"
 
 

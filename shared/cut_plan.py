@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from shared.buckets import rfc3339
 from shared.cut import Cut
 from shared.kept import Kept, check_kept, in_words
-from shared.pieces import DAY_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
+from shared.pieces import DAY_MINUTES, HALF_HOURS, HALF_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
 from shared.zones import boundaries, local_text, previous
 
 RAW = 0
@@ -257,6 +257,7 @@ class Plan:
             "signed": any(piece.minus is not None for piece in found),
             "with_days": any(piece.grain == DAY_MINUTES for piece in found),
             "with_hours": any(piece.grain == HOUR_MINUTES for piece in found),
+            "with_halves": any(piece.grain == HALF_MINUTES for piece in found),
             "with_raw": bool(raw),
             "raw_from": min((piece.low for piece in raw), default=_LONG_AGO),
             "raw_to": max((piece.high for piece in raw), default=_LONG_AGO),
@@ -306,7 +307,7 @@ class Plan:
 
 def _as_kept(piece: Piece, kept: Kept) -> list[Piece]:
     """Return where a piece's sums are: the newest hours may not be in their day yet, and the first minutes
-    of hours are in the raw events alone.
+    of hours may be in the raw events alone.
     """
     if piece.grain == DAY_MINUTES and kept.days_until is not None and kept.days_until < piece.high:
         hours = piece._replace(grain=HOUR_MINUTES, low=max(piece.low, kept.days_until))
@@ -315,7 +316,13 @@ def _as_kept(piece: Piece, kept: Kept) -> list[Piece]:
         return [piece]
     if kept.complete_since is not None and kept.name and piece.low < kept.complete_since:
         return []  # its hour lacks them as well
-    return [piece._replace(grain=RAW, high=piece.low + piece.grain * _MINUTE)]
+    high = piece.low + piece.grain * _MINUTE
+    has_halves = kept.halves_since is None or piece.low >= kept.halves_since
+    if piece.grain != HALF_MINUTES or piece.low.hour not in HALF_HOURS or not has_halves:
+        grain = RAW
+    else:
+        grain = HOUR_MINUTES if kept.halves_in_hours else HALF_MINUTES
+    return [piece._replace(grain=grain, high=high)]
 
 
 def array(values: Iterable[int | str | None]) -> str:

@@ -23,6 +23,8 @@ class Kept:
     complete_since: datetime | None
     days_until: datetime | None
     kept_since: datetime | None
+    halves_since: datetime | None
+    halves_in_hours: bool
 
 
 KEPT = _SQL["kept"]
@@ -37,7 +39,7 @@ def read_kept(cur: Cursor) -> dict[str, Kept]:
 
 def fetch_kept(cur: Cursor) -> dict[str, Kept]:
     """Return the same where KEPT has just been run."""
-    return {row[0]: Kept(*row[:7]) for row in cur.fetchall()}
+    return {row[0]: Kept(*row[:9]) for row in cur.fetchall()}
 
 
 class DimensionNotKept(NotKept):

@@ -15,6 +15,10 @@ from shared.buckets import bucket_start
 
 DAY_MINUTES = 1440
 HOUR_MINUTES = 60
+HALF_MINUTES = 30
+HALF_HOURS = (2, 3, 9, 13, 14, 17, 18, 19, 20)
+"""The hours of UTC in whose middle a day of some zone begins, of which first halves are kept."""
+
 PART_MINUTES = (15, 30)
 """Of the hour that a part's bucket_start names, the part holds the first minutes."""
 

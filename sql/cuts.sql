@@ -48,6 +48,16 @@ stored AS (
       AND org_id = ANY (%(org_ids)s::uuid[])
     UNION ALL
     SELECT number, plus IS NOT NULL, org_id, model_id, value,
+           invocations, errors, status_error, status_timeout, status_throttled,
+           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+           cost_estimate_cents, success_output_tokens, success_latency_ms,
+           latency_bins, latency_counts, first_token_bins, first_token_counts
+    FROM piece
+    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
+    WHERE %(with_halves)s AND piece.grain = 30 AND r.grain = 30 AND r.dimension = %(dimension)s
+      AND org_id = ANY (%(org_ids)s::uuid[])
+    UNION ALL
+    SELECT number, plus IS NOT NULL, org_id, model_id, value,
            1::bigint, (status <> 'success')::int::bigint, (status = 'error')::int::bigint,
            (status = 'timeout')::int::bigint, (status = 'throttled')::int::bigint,
            input_tokens::numeric, output_tokens::numeric,
@@ -118,6 +128,7 @@ ten_largest AS (
 -- when it is complete, until when its days hold its hours, and since when retention has left them.
 -- Groups are hashed in this transaction: how many rows there are depends on pieces that the planner cannot weigh.
 SELECT name, groupable, keeps_hours, hours_kept, complete_since, days_until, kept_since,
+       halves_since, halves_table IS NULL,
        set_config('enable_sort', 'off', true), set_config('cursor_tuple_fraction', '1', true), set_config('work_mem', '16MB', true)
 FROM analytics.rollup_dimensions
 ORDER BY name;

@@ -1,6 +1,6 @@
 -- name: list
 -- The dimensions that are kept, in the order in which every rollup adds to them.
-SELECT name, groupable, hours_table, days_table, keeps_hours, hours_kept, complete_since, days_until, holes
+SELECT name, groupable, hours_table, days_table, keeps_hours, hours_kept, complete_since, days_until, holes, halves_table, halves_since
 FROM analytics.rollup_dimensions ORDER BY name;
 
 -- name: add
@@ -46,6 +46,14 @@ WHERE name = %(name)s AND holes = %(holes)s AND complete_since > %(day)s AND com
 -- A dimension's rollups are kept since the start of a day that was made again, if they were from the day's end.
 UPDATE analytics.rollup_dimensions SET kept_since = %(day)s
 WHERE name = %(name)s AND kept_since > %(day)s AND kept_since <= %(next_day)s;
+
+-- name: lower_halves_since
+-- A dimension has the halves of hours since the start of a day that was made again, if it had from the day's end. Not
+-- if a batch was rolled up without them meanwhile. Nothing was before the oldest rollup.
+UPDATE analytics.rollup_dimensions
+SET halves_since = CASE WHEN EXISTS (SELECT FROM analytics.daily_rollups WHERE bucket_start < %(day)s)
+                        THEN %(day)s::timestamptz END
+WHERE name = %(name)s AND holes = %(holes)s AND halves_since > %(day)s AND halves_since <= %(next_day)s;
 
 -- name: orgs_of_day
 -- Organisations that have rollups of a UTC day, or events at all, and how many events the day's rollups show.

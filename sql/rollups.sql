@@ -27,7 +27,7 @@ SET LOCAL work_mem = '64MB';
 -- Where a transaction keeps the events that it adds, one row each. Gone at its end: behind a pooler another process,
 -- perhaps of another release, has the session next.
 CREATE TEMPORARY TABLE gathered (
-    org_id uuid, model_id text COLLATE "C", hour timestamptz, occurred_at timestamptz,
+    org_id uuid, model_id text COLLATE "C", hour timestamptz, half timestamptz, occurred_at timestamptz,
     latency_bin smallint, first_token_bin smallint,
     status text COLLATE "C", latency_ms integer, input_tokens bigint, output_tokens bigint,
     cached_input_tokens bigint, cache_write_input_tokens bigint, reasoning_tokens bigint, cost_estimate_cents numeric,
@@ -38,8 +38,8 @@ CREATE TEMPORARY TABLE gathered (
 -- name: gather_batches
 -- The events of some batches. The bounds let the planner open only the days they touch.
 INSERT INTO gathered
-SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), occurred_at,
-       analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
+SELECT org_id, model_id, date_bin('1 hour', occurred_at, 'epoch'), date_bin('30 minutes', occurred_at, 'epoch'),
+       occurred_at, analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
        status, latency_ms, input_tokens, output_tokens,
        cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
        error_code, CASE WHEN %(with_values)s THEN client_id END, CASE WHEN %(with_values)s THEN actor_id END,
@@ -53,8 +53,8 @@ WHERE batch_id = ANY(%(batch_ids)s)
 -- The events of some organisations in [hour, next_hour) that the rollups already show (batches that wait are
 -- added later).
 INSERT INTO gathered
-SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC'), occurred_at,
-       analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
+SELECT org_id, model_id, date_bin('1 hour', occurred_at, 'epoch'), date_bin('30 minutes', occurred_at, 'epoch'),
+       occurred_at, analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
        status, latency_ms, input_tokens, output_tokens,
        cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
        error_code, CASE WHEN %(with_values)s THEN client_id END, CASE WHEN %(with_values)s THEN actor_id END,
@@ -71,16 +71,16 @@ SET LOCAL default_statistics_target = 10;
 -- name: analyze_gathered
 -- Tells the planner how many groups to expect. Without it, it hashes many small groups and spills to disk, or sorts
 -- for a few large ones.
-ANALYZE gathered (org_id, model_id, hour, client_id, actor_id, api_key_id, provider, operation);
+ANALYZE gathered (org_id, model_id, hour, half, client_id, actor_id, api_key_id, provider, operation);
 
 -- name: empty_gathered
 -- Makes room for the next hour's events.
 TRUNCATE gathered, summed;
 
 -- name: create_summed
--- Where a transaction keeps what the gathered events of each hour and model sum to. Gone at its end, as `gathered`.
+-- Where a transaction keeps what the gathered events of each half an hour and model sum to. Gone at its end, as `gathered`.
 CREATE TEMPORARY TABLE summed (
-    org_id uuid, hour timestamptz, model_id text COLLATE "C", last_event_at timestamptz, invocations bigint,
+    org_id uuid, half timestamptz, model_id text COLLATE "C", last_event_at timestamptz, invocations bigint,
     status_error bigint, status_timeout bigint, status_throttled bigint,
     input_tokens numeric, output_tokens numeric, cached_input_tokens numeric, cache_write_input_tokens numeric,
     reasoning_tokens numeric, cost_estimate_cents numeric, success_output_tokens numeric, success_latency_ms numeric,
@@ -120,12 +120,18 @@ CREATE TEMPORARY TABLE summed (
      cost_estimate_cents, success_output_tokens, success_latency_ms,
      latency_bins, latency_counts, first_token_bins, first_token_counts)
 
+-- relation: is_first_half
+-- Whether it is the first half of an hour in whose middle a day of some zone begins.
+(half = date_bin('1 hour', half, 'epoch') AND extract(hour FROM half AT TIME ZONE 'UTC')::int = ANY (%(half_hours)s::int[]))
+
 -- relation: events
--- The gathered events with their bucket, the hour or the UTC day, and their value of the dimension; an event without
--- one is left out. Only hours from `since` on and before `until`, where those are not NULL.
+-- The gathered events with their bucket, half an hour where `halves` says so, the hour or the UTC day, and their value
+-- of the dimension; an event without one is left out. Only hours from `since` on and before `until`, where those are
+-- not NULL.
 (
     SELECT *
-    FROM (SELECT *, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket_start,
+    FROM (SELECT *, CASE WHEN %(halves)s THEN half WHEN %(grain)s = 60 THEN hour
+                      ELSE date_trunc('day', hour, 'UTC') END AS bucket_start,
                  CASE %(dimension)s WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
                       WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
                       ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END AS value
@@ -198,21 +204,22 @@ INSERT INTO analytics.{table} AS rollup {columns}
 {add_up};
 
 -- name: sum_models
--- Sums the gathered events by hour and model, once for what follows.
+-- Sums the gathered events by half an hour and model, once for what follows.
 INSERT INTO summed
-SELECT org_id, hour, model_id, last_event_at, invocations, status_error, status_timeout, status_throttled,
+SELECT org_id, half, model_id, last_event_at, invocations, status_error, status_timeout, status_throttled,
        input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
        cost_estimate_cents, success_output_tokens, success_latency_ms, {histograms}
 FROM (
-    SELECT org_id, hour, model_id, max(occurred_at) AS last_event_at, {sums}
+    SELECT org_id, half, model_id, max(occurred_at) AS last_event_at, {sums}
     FROM gathered
-    GROUP BY org_id, hour, model_id
+    GROUP BY org_id, half, model_id
 ) AS added;
 
 -- name: add_models
--- Adds those sums to the models' hours or days. In key order, so that two workers never wait for each other.
+-- Adds those sums to the models' first halves of hours (grain 30), hours or days. In key order, so that two workers
+-- never wait for each other.
 INSERT INTO analytics.{table} AS rollup {columns}
-SELECT org_id, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket, model_id, '',
+SELECT org_id, date_trunc(CASE %(grain)s WHEN 1440 THEN 'day' ELSE 'hour' END, half, 'UTC') AS bucket, model_id, '',
        sum(invocations), sum(status_error + status_timeout + status_throttled),
        sum(status_error), sum(status_timeout), sum(status_throttled),
        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(cache_write_input_tokens),
@@ -220,6 +227,7 @@ SELECT org_id, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UT
        analytics.concat(latency_bins), analytics.concat(latency_counts),
        analytics.concat(first_token_bins), analytics.concat(first_token_counts)
 FROM summed
+WHERE %(grain)s <> 30 OR {is_first_half}
 GROUP BY org_id, bucket, model_id
 ORDER BY org_id, bucket, model_id
 {add_up};
@@ -227,10 +235,10 @@ ORDER BY org_id, bucket, model_id
 -- name: add_error_codes
 -- Adds the gathered events' error codes to a part of the rollups; they count and sum nothing else.
 INSERT INTO analytics.{table} AS rollup (org_id, bucket_start, model_id, value, invocations)
-SELECT org_id, CASE %(grain)s WHEN 60 THEN hour ELSE date_trunc('day', hour, 'UTC') END AS bucket_start, model_id,
+SELECT org_id, date_trunc(CASE %(grain)s WHEN 1440 THEN 'day' ELSE 'hour' END, half, 'UTC') AS bucket_start, model_id,
        error_code, count(*)
 FROM gathered
-WHERE status <> 'success' AND error_code IS NOT NULL
+WHERE status <> 'success' AND error_code IS NOT NULL AND (%(grain)s <> 30 OR {is_first_half})
 GROUP BY org_id, bucket_start, model_id, error_code
 ORDER BY org_id, bucket_start, model_id, error_code
 ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET invocations = rollup.invocations + excluded.invocations;
@@ -241,9 +249,9 @@ ON CONFLICT ON CONSTRAINT {table}_pkey DO UPDATE SET invocations = rollup.invoca
 SELECT active.org_id::text, hours.bucket_start, hours.row_count
 FROM (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(since)s) AS active
 CROSS JOIN LATERAL (
-    SELECT bucket_start, count(*) AS row_count FROM analytics.{table} AS part
+    SELECT date_bin('1 hour', bucket_start, 'epoch') AS bucket_start, count(*) AS row_count FROM analytics.{table} AS part
     WHERE part.org_id = active.org_id AND bucket_start >= %(since)s AND bucket_start < %(until)s
-    GROUP BY bucket_start
+    GROUP BY 1
 ) AS hours
 WHERE row_count >= %(min_rows)s
 ORDER BY org_id, bucket_start;
@@ -253,19 +261,21 @@ ORDER BY org_id, bucket_start;
 SELECT pg_try_advisory_xact_lock(hashtext('analytics.merge_hour'));
 
 -- name: merge_hour
--- Makes one row of several that some organisations have for a group in an hour of a dimension. Returns how many rows
--- were taken and how many were made. Rows are found by a window and not by a join: how many there are of a group is
--- what the planner cannot know, and it would compare each with each. A row's bins are unnested, so that one sort
+-- Makes one row of several that some organisations have for a group in an hour of a dimension, or one for each half of
+-- the hour where `halves` says so. Returns how many rows were taken and how many were made. Rows are found by a window
+-- and not by a join: how many there are of a group is what the planner cannot know, and it would compare each with each. A row's bins are unnested, so that one sort
 -- serves all; its sums count with the first of them.
 WITH taken AS (
     DELETE FROM analytics.{table} WHERE ctid = ANY (ARRAY(
         SELECT ctid
-        FROM (SELECT ctid, count(*) OVER (PARTITION BY org_id, model_id, value) AS of_group FROM analytics.{table}
-              WHERE org_id = ANY (%(org_ids)s::uuid[]) AND bucket_start = %(hour)s) AS found
+        FROM (SELECT ctid, count(*) OVER (PARTITION BY org_id, model_id, value, CASE WHEN %(halves)s THEN bucket_start END) AS of_group
+              FROM analytics.{table}
+              WHERE org_id = ANY (%(org_ids)s::uuid[])
+                AND bucket_start >= %(hour)s AND bucket_start < %(hour)s::timestamptz + interval '1 hour') AS found
         WHERE of_group > 1))
     RETURNING *
 ), merged AS (
-    SELECT org_id, model_id, value,
+    SELECT org_id, bucket, model_id, value,
            sum(invocations) FILTER (WHERE is_first) AS invocations, sum(errors) FILTER (WHERE is_first) AS errors,
            sum(status_error) FILTER (WHERE is_first) AS status_error,
            sum(status_timeout) FILTER (WHERE is_first) AS status_timeout,
@@ -282,14 +292,15 @@ WITH taken AS (
            coalesce(array_agg(events) FILTER (WHERE bin IS NOT NULL), '{}') AS counts,
            coalesce(array_agg(token_bin) FILTER (WHERE token_bin IS NOT NULL), '{}') AS token_bins,
            coalesce(array_agg(tokens) FILTER (WHERE token_bin IS NOT NULL), '{}') AS token_counts
-    FROM (SELECT taken.*, bin, events, token_bin, tokens, coalesce(number, 1) = 1 AS is_first
+    FROM (SELECT taken.*, bin, events, token_bin, tokens, coalesce(number, 1) = 1 AS is_first,
+                 CASE WHEN %(halves)s THEN bucket_start ELSE %(hour)s::timestamptz END AS bucket
           FROM taken
           LEFT JOIN LATERAL unnest(latency_bins, latency_counts, first_token_bins, first_token_counts)
               WITH ORDINALITY AS entry (bin, events, token_bin, tokens, number) ON true) AS entries
-    GROUP BY org_id, model_id, value
+    GROUP BY org_id, bucket, model_id, value
 ), made AS (
     INSERT INTO analytics.{table} {columns}
-    SELECT org_id, %(hour)s, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
+    SELECT org_id, bucket, model_id, value, invocations, errors, status_error, status_timeout, status_throttled,
            input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
            cost_estimate_cents, success_output_tokens, success_latency_ms,
            coalesce(latency.bins, merged.bins), coalesce(latency.counts, merged.counts),
@@ -310,16 +321,16 @@ WITH taken AS (
 SELECT (SELECT count(*) FROM taken), (SELECT count(*) FROM made);
 
 -- name: add_hour_to_days
--- Adds a past hour's rollups of a dimension to its days, after its rows were merged. Organisations are taken from
--- model_freshness, since an hour is found by its organisation.
+-- Adds the rollups of a half of a past hour of a dimension to its days, after they were merged to one a group.
+-- Organisations are taken from model_freshness, since an hour is found by its organisation.
 INSERT INTO analytics.{table} AS rollup {columns}
 SELECT hours.org_id, date_trunc('day', hours.bucket_start, 'UTC'), model_id, value,
        invocations, errors, status_error, status_timeout, status_throttled,
        input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
        cost_estimate_cents, success_output_tokens, success_latency_ms,
        latency_bins, latency_counts, first_token_bins, first_token_counts
-FROM (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(hour)s) AS active
-JOIN analytics.{hours_table} AS hours ON hours.org_id = active.org_id AND hours.bucket_start = %(hour)s
+FROM (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(half)s) AS active
+JOIN analytics.{hours_table} AS hours ON hours.org_id = active.org_id AND hours.bucket_start = %(half)s
 ORDER BY org_id, model_id, value
 {add_up};
 
@@ -327,7 +338,8 @@ ORDER BY org_id, model_id, value
 -- Removes a past hour of a dimension that keeps days alone, in the transaction that adds it to them.
 DELETE FROM analytics.{table} AS part
 USING (SELECT DISTINCT org_id FROM analytics.model_freshness WHERE last_event_at >= %(hour)s) AS active
-WHERE part.org_id = active.org_id AND bucket_start = %(hour)s;
+WHERE part.org_id = active.org_id
+  AND bucket_start >= %(hour)s AND bucket_start < %(hour)s::timestamptz + interval '1 hour';
 
 -- name: note_freshness
 -- Notes the newest event that the rollups now show, by model.

@@ -26,9 +26,10 @@ SELECT EXISTS (
 -- name: compare
 -- Buckets of a UTC day, in one part of the rollups, that differ from the raw events they should show. Only those
 -- from `since` on, where that is not NULL, and events of hours before `until`, as add does. The sums that came
--- with dimensions are compared from `all_since` on.
+-- with dimensions are compared from `all_since` on. Of grain 30 are the first halves of the hours that keep them.
 WITH events AS (
-    SELECT org_id, model_id, date_trunc('hour', occurred_at, 'UTC') AS hour,
+    SELECT org_id, model_id, date_bin('1 hour', occurred_at, 'epoch') AS hour,
+           date_bin('30 minutes', occurred_at, 'epoch') AS half,
            CASE %(dimension)s WHEN '' THEN '' WHEN 'client' THEN client_id WHEN 'actor' THEN actor_id
                 WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
                 ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END COLLATE "C" AS value,
@@ -40,7 +41,7 @@ WITH events AS (
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
       AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
 ), raw AS (
-    SELECT org_id, model_id, CASE %(grain)s WHEN 60 THEN hour ELSE %(day)s::timestamptz END AS bucket_start, value,
+    SELECT org_id, model_id, CASE %(grain)s WHEN 1440 THEN %(day)s::timestamptz ELSE hour END AS bucket_start, value,
            ARRAY[count(*), sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents)] AS sums,
            ARRAY[count(*) FILTER (WHERE status = 'error'), count(*) FILTER (WHERE status = 'timeout'),
                  count(*) FILTER (WHERE status = 'throttled')] AS by_status,
@@ -52,11 +53,20 @@ WITH events AS (
            analytics.latency_fold(array_agg(first_token_bin) FILTER (WHERE first_token_bin IS NOT NULL)) AS first_tokens
     FROM events
     WHERE value IS NOT NULL AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)
+      AND (%(grain)s <> 30 OR half = hour AND extract(hour FROM hour AT TIME ZONE 'UTC')::int = ANY (%(half_hours)s::int[]))
     GROUP BY 1, 2, 3, 4
 ), rollup AS (
-    SELECT * FROM analytics.{table}
-    WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
-      AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+    SELECT *
+    FROM (SELECT org_id, model_id, value, invocations, status_error, status_timeout, status_throttled,
+                 input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+                 cost_estimate_cents, success_output_tokens, success_latency_ms,
+                 latency_bins, latency_counts, first_token_bins, first_token_counts,
+                 bucket_start AS half, date_bin('1 hour', bucket_start, 'epoch') AS bucket_start
+          FROM analytics.{table}
+          WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
+            AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)) AS part
+    WHERE %(grain)s <> 30
+       OR half = bucket_start AND extract(hour FROM half AT TIME ZONE 'UTC')::int = ANY (%(half_hours)s::int[])
 ), latencies AS (
     SELECT org_id, model_id, bucket_start, value, ROW(array_agg(bin ORDER BY bin), array_agg(events ORDER BY bin)) AS latencies
     FROM (SELECT org_id, model_id, bucket_start, value, bin, sum(events)::bigint AS events
@@ -149,15 +159,25 @@ ORDER BY org_id, model_id
 LIMIT %(max_rows)s;
 
 -- name: compare_error_codes
--- Error codes of a UTC day whose count by hour, or by day, differs from the raw rows'.
+-- Error codes of a UTC day whose count by half an hour, by hour, or by day, differs from the raw rows'.
 WITH raw AS (
-    SELECT org_id, model_id, error_code, date_trunc('hour', occurred_at, 'UTC') AS bucket_start, count(*) AS events
+    SELECT org_id, model_id, error_code, date_bin('1 hour', occurred_at, 'epoch') AS bucket_start, count(*) AS events,
+           count(*) FILTER (WHERE date_bin('30 minutes', occurred_at, 'epoch') = date_bin('1 hour', occurred_at, 'epoch'))
+               AS first_half
     FROM analytics.usage_events
     WHERE occurred_at >= %(day)s AND occurred_at < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
       AND status <> 'success' AND error_code IS NOT NULL
       AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
     GROUP BY 1, 2, 3, 4
+), raw_half AS (
+    SELECT org_id, model_id, error_code, bucket_start, first_half AS events FROM raw
+    WHERE first_half > 0 AND extract(hour FROM bucket_start AT TIME ZONE 'UTC')::int = ANY (%(half_hours)s::int[])
+), halves AS (
+    SELECT org_id, model_id, value AS error_code, bucket_start, invocations AS events
+    FROM analytics.rollups_error_code_halves
+    WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
+      AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
 ), hours AS (
     SELECT org_id, model_id, value AS error_code, bucket_start, invocations AS events
     FROM analytics.rollups_error_code_hours
@@ -176,6 +196,11 @@ UNION ALL
 SELECT org_id, model_id, %(day)s::timestamptz, 'day', error_code, raw_day.events, days.events
 FROM raw_day FULL JOIN days USING (org_id, model_id, error_code)
 WHERE raw_day.events IS DISTINCT FROM days.events
+UNION ALL
+SELECT org_id, model_id, bucket_start, 'half', error_code, raw_half.events, halves.events
+FROM raw_half FULL JOIN halves USING (org_id, model_id, error_code, bucket_start)
+WHERE raw_half.events IS DISTINCT FROM halves.events
+  AND (%(halves_since)s::timestamptz IS NULL OR bucket_start >= %(halves_since)s::timestamptz)
 LIMIT %(max_rows)s;
 
 -- name: count_compared

@@ -19,6 +19,8 @@ SQL = in_type(load_statements("cuts.sql"), "bigint")
 DAYS = {"": "daily_rollups", "client": "rollups_client_days", "errorCode": "rollups_error_code_days"}
 HOURS = {"": "hourly_rollups", "client": "rollups_client_hours", "errorCode": "rollups_error_code_hours"}
 
+HALVES = {"": "rollups_model_halves", "errorCode": "rollups_error_code_halves"}
+
 ORG = "('000a11ce-0000-4000-8000-' || lpad(({}) :: text, 12, '0'))::uuid"
 
 _FILL = f"""
@@ -44,7 +46,7 @@ def kept(owner: connection) -> Iterator[dict[str, Kept]]:
     with owner.cursor() as cur:
         cur.execute("SELECT analytics.add_rollup_dimension('client', true, NULL)")
         cur.execute("SELECT analytics.create_event_partitions('2026-03-01', '2026-03-20')")
-        for tables, step, buckets in ((DAYS, "1 day", 40), (HOURS, "1 hour", 200)):
+        for tables, step, buckets in ((DAYS, "1 day", 40), (HOURS, "1 hour", 200), (HALVES, "1 hour", 200)):
             for dimension, table in tables.items():
                 values = ["a", "b", "c", "d"] if dimension else [""]
                 end = NOW.replace(hour=0)
@@ -79,6 +81,13 @@ def scans(owner: connection, name: str, parameters: dict[str, Any]) -> dict[str,
             assert condition, f"{name} reads {table} whole: {node['Node Type']}"
             read[table] = condition
     return read
+
+
+def add_events(owner: connection) -> None:
+    """Raw events, many days of them."""
+    with owner.cursor() as cur:
+        cur.execute(_EVENTS, {"end": NOW})
+        cur.execute("ANALYZE analytics.usage_events")
 
 
 def plan_of(kept: dict[str, Kept], **asked: Any) -> Plan:
@@ -126,12 +135,31 @@ def test_sums_are_read_from_the_parts_and_ranges_that_a_cut_needs(
             assert of_reads(owner, name, plan_of(kept, **asked)) == tables, (name, asked)
 
 
-def test_half_an_hour_at_each_midnight_is_read_from_the_events_of_those_days(
+def test_half_an_hour_at_each_midnight_is_read_from_its_part_and_no_raw_event(
     owner: connection, kept: dict[str, Kept]
 ) -> None:
+    add_events(owner)
+    # St John's begins its days at 2:30 UTC, Kolkata at 18:30.
+    for zone in ("Asia/Kolkata", "America/St_Johns"):
+        for asked, tables in (
+            ({}, {DAYS[""], HOURS[""], HALVES[""]}),
+            (CLIENT, {DAYS[""], HOURS[""], HALVES[""], DAYS["client"], HOURS["client"]}),
+        ):
+            plan = plan_of(kept, zone=zone, days=3, **asked)
+            assert plan.oldest_event is None
+            for name in ("usage", "reliability"):
+                assert of_reads(owner, name, plan) == tables
+        codes = tables_read(owner, "codes", [plan_of(kept, zone=zone, days=3).codes(None)])
+        assert codes == {DAYS["errorCode"], HOURS["errorCode"], HALVES["errorCode"]}
+
+
+def test_half_an_hour_of_which_no_sums_are_kept_is_read_from_the_events_of_those_days(
+    owner: connection, kept: dict[str, Kept]
+) -> None:
+    add_events(owner)
     with owner.cursor() as cur:
-        cur.execute(_EVENTS, {"end": NOW})
-        cur.execute("ANALYZE analytics.usage_events")
+        cur.execute("UPDATE analytics.rollup_dimensions SET halves_since = %s", (NOW + timedelta(days=1),))
+        kept = read_kept(cur)
     # The midnights are at 18:30 UTC; a partition is a UTC day.
     days = {f"usage_events_202603{day}" for day in range(16, 21)}
     for name in ("usage", "usage_json", "reliability"):

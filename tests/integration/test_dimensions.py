@@ -165,10 +165,12 @@ def test_verify_names_the_group_that_differs_and_rebuild_mends_it(
         "UPDATE analytics.hourly_rollups SET success_latency_ms = success_latency_ms + 1": "parts of tokens",
     }
     for fault, named in faults.items():
-        changed = execute(owner, fault)
+        with owner.cursor() as cur:  # an hour of a group may have a row for each half
+            cur.execute(f"{fault} RETURNING org_id, date_trunc('hour', bucket_start), model_id, value")
+            changed = set(cur.fetchall())
         assert changed
-        found = differences(worker_database)
-        assert len(found) == changed
+        found = [line for line in differences(worker_database) if "first half" not in line]
+        assert len(found) == len(changed)
         assert named in found[0]
         rebuild(worker_database, window(days=3), lambda _: None)
         assert differences(worker_database) == [], fault

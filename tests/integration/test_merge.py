@@ -31,8 +31,8 @@ TABLE = "rollups_client_hours"
 
 
 def mix(count: int, seed: int) -> list[Event]:
-    """Events of this hour, of few groups."""
-    return Mix(seed, start=HOUR, end=HOUR + timedelta(minutes=59)).events(count)
+    """Events of the first half of this hour, of few groups."""
+    return Mix(seed, start=HOUR, end=HOUR + timedelta(minutes=29)).events(count)
 
 
 def add(owner: connection, worker: Database, events: list[Event]) -> None:
@@ -182,7 +182,7 @@ def test_a_past_hour_is_merged_before_it_is_added_to_its_day(owner: connection, 
         cur.execute("UPDATE analytics.rollup_dimensions SET days_until = %s WHERE name = 'client'", (past,))
     events: list[Event] = []
     for seed in range(3):
-        events += Mix(seed, start=past, end=past + timedelta(minutes=59)).events(200)
+        events += Mix(seed, start=past, end=past + timedelta(minutes=29)).events(200)
         add(owner, worker, events[-200:])
     rows, groups = rows_and_groups(owner)
     assert rows > groups

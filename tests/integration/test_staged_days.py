@@ -159,7 +159,7 @@ def test_days_that_were_kept_before_go_on(empty: str, monkeypatch: pytest.Monkey
         create_tables(cur)
         span = {"oldest": DAYS.start, "newest": DAYS.end, "with_values": True, "with_metadata": False}
         cur.execute(sql["gather_batches"], {"batch_ids": [1], **span})
-        parameters = {"dimension": "actor", "grain": 1440, "since": None, "until": None}
+        parameters = {"dimension": "actor", "grain": 1440, "since": None, "until": None, "halves": False}
         cur.execute(with_tables(sql["add"], table="rollups_actor_days"), parameters)
         cur.execute(
             "INSERT INTO analytics.model_freshness (org_id, model_id, last_event_at, last_rollup_at)"

@@ -118,7 +118,7 @@ def stored(
             for grain in grains:
                 cur.execute(_READ, {"dimension": dimension, "grain": grain})
                 for row in cur.fetchall():
-                    start = row[3].astimezone(UTC)
+                    start = row[3].astimezone(UTC).replace(minute=0)  # a dimension's may be half an hour
                     start = start.replace(hour=0) if grain == 1440 else start
                     _add_row(found[row[0], row[1], grain, start, row[4], row[5]], row[6:])
     return {key: rollup.comparable() for key, rollup in found.items()}

@@ -13,7 +13,7 @@ from shared.cut import MAX_WINDOWS
 from shared.kept import Kept
 
 ORG = "0a11ce00-0000-4000-8000-00000000000a"
-MODELS_ALONE = Kept("", False, True, None, None, None, None)
+MODELS_ALONE = Kept("", False, True, None, None, None, None, None, False)
 START = datetime(2026, 11, 1, tzinfo=UTC)
 GRAINS = ("minute", "hour", "day")
 
