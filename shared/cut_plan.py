@@ -111,6 +111,20 @@ class Plan:
         found = [piece.low for pieces in self._pieces.values() for piece in pieces if piece.grain == RAW]
         return min(found, default=None)
 
+    @property
+    def parts_of_hours(self) -> dict[str, Any] | None:
+        """The parameters of `events_to_read`, None where sums are enough, or where minutes are asked for."""
+        raw = {
+            (piece.low, piece.high)
+            for found in self._pieces.values()
+            for piece in found
+            if piece.grain == RAW and self.cut.granularity != "minute"
+        }
+        if not raw:
+            return None
+        lows, highs = zip(*sorted(raw), strict=True)
+        return {"org_ids": _listed(self.cut.org_ids), "lows": list(lows), "highs": list(highs)}
+
     def lacks_events(self, kept_since: datetime | None) -> str | None:
         """Say what raw events it needs that were dropped, None where it needs none of those.
 

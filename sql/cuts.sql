@@ -137,6 +137,13 @@ ORDER BY name;
 -- Since when no raw events were dropped, NULL while all are there. This keeps the next days until the transaction ends.
 SELECT (max(day) + 1)::timestamp AT TIME ZONE 'UTC' FROM analytics.dropped_days WHERE what = 'events';
 
+-- name: events_to_read
+-- About how many raw events there are in some parts of hours, by the models' hours.
+SELECT coalesce(sum(invocations * extract(epoch FROM part.high - part.low) / 3600), 0)::bigint
+FROM unnest(%(lows)s::timestamptz[], %(highs)s::timestamptz[]) AS part (low, high)
+JOIN analytics.rollups AS r ON r.bucket_start = date_bin('1 hour', part.low, 'epoch')
+WHERE org_id = ANY (%(org_ids)s::uuid[]) AND dimension = '' AND grain = 60;
+
 -- name: known
 -- The organisations that have rollups, of those that are asked for (NULL: all), and how many models, and how many
 -- models of organisations, there are.

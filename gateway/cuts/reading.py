@@ -27,6 +27,9 @@ MAX_POINTS = 200_000
 # Texts of all points of a bucket that are held at once: each may have hundreds of points.
 _BUCKETS: dict[str, Any] = {"rows_at_once": 50, "as_bytes": True}
 
+MAX_RAW_EVENTS = 3_000_000
+"""Raw events that an answer may be made of beside rollups: what can be read within a statement's limit."""
+
 _MAX_GROUPS_IN_ONE_PASS = 50_000
 """Groups of all buckets that PostgreSQL holds at once; where there are more, the largest are found first."""
 
@@ -53,7 +56,7 @@ class Reading:
         if cut.org_ids is None or (cut.top is not None and not cut.by_value):
             cut, groups = self._with_orgs(cut)
         self.plan = plan_of(cut, kept, clock())
-        self._refuse_dropped(self.plan)
+        self._refuse_events(self.plan)
         buckets = len(self.plan.bounds) - 1
         self._in_one_pass = (
             cut.top is not None and groups is not None and groups * buckets <= _MAX_GROUPS_IN_ONE_PASS
@@ -79,7 +82,7 @@ class Reading:
         """Yield the rows of `usage`, of another plan where one is given. Raises Problem for too many, and
         where raw events were dropped.
         """
-        self._refuse_dropped(plan)
+        self._refuse_events(plan)
         if plan is None and self._in_one_pass:
             first, rows = self._sums("usage_of_top", self.plan.at_once())
             _refuse_larger(first[0] if first else 0, self.plan.cut)
@@ -142,7 +145,7 @@ class Reading:
         """Yield the rows of `reliability`, of another plan where one is given. Raises Problem where raw
         events were dropped.
         """
-        self._refuse_dropped(plan)
+        self._refuse_events(plan)
         if plan is None and self.plan.is_plain:
             read = Read(self.plan.plain())
             rows = self._open.stream(_SQL["plain_histograms"], read.parameters)
@@ -172,10 +175,10 @@ class Reading:
             points = self._database.snapshot(self._counted)
         _refuse_larger(points, self.plan.cut)
 
-    def _refuse_dropped(self, plan: Plan | None) -> None:
-        """Raise Problem 400 for a plan that needs raw events of dropped days: gone must not look like none.
+    def _refuse_events(self, plan: Plan | None) -> None:
+        """Raise Problem 400 for a plan that needs raw events of dropped days, or too many of them.
 
-        Until the transaction ends no more days can be dropped.
+        Gone must not look like none. Until the transaction ends no more days can be dropped.
         """
         if plan is None or plan.oldest_event is None:
             return
@@ -183,6 +186,10 @@ class Reading:
         reason = plan.lacks_events(kept_since)
         if reason is not None:
             raise Problem.invalid([Fault(field="start", reason=reason)])
+        if (parts := plan.parts_of_hours) is not None:
+            [(events,)] = self._open.rows(_SQL["events_to_read"], parts)
+            if events > MAX_RAW_EVENTS:
+                raise Problem.invalid([Fault(field="timeZone", reason=_too_many_events(events))])
 
     def _counted(self, cur: Cursor) -> int:
         points = 0
@@ -247,3 +254,11 @@ def _refuse_larger(points: int, cut: Cut) -> None:
         f"fewer come of {', '.join(ways[:-1])} or {ways[-1]}"
     )
     raise Problem.invalid([Fault(field="", reason=reason)])
+
+
+def _too_many_events(events: int) -> str:
+    return (
+        f"the answer would read about {events:,} raw events, at most {MAX_RAW_EVENTS:,}: its buckets begin "
+        "in the middle of hours of UTC, of which no sums are kept. Ask for a shorter window, for days in place "
+        "of hours, or in a zone of full hours"
+    )

@@ -357,16 +357,36 @@ def form(value: Any) -> Any:
 def test_what_needs_dropped_events_is_refused_and_never_shown_as_less(
     gateway: Gateway, owner: connection, what: str
 ) -> None:
-    """Days in Kolkata begin in the middle of an hour of UTC, which only raw events can split."""
-    kolkata = f"{WEEK}&timeZone=Asia/Kolkata&granularity=day"
-    assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=kolkata).status_code == 200
+    """Days in Nepal begin a quarter of an hour into an hour of UTC, which only raw events can split."""
+    nepal = f"{WEEK}&timeZone=Asia/Kathmandu&granularity=day"
+    assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=nepal).status_code == 200
     with owner.cursor() as cur:
         cur.execute("INSERT INTO analytics.dropped_days (day, what) VALUES (%s, 'events')", [START.date()])
-    refused = gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=kolkata)
+    refused = gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=nepal)
     assert_problem(refused, 400, "start")
     assert "2026-11-10T00:00:00Z" in read(refused)["errors"][0]["reason"]
-    later = "start=2026-11-11T00:00:00Z&end=2026-11-12T00:00:00Z&timeZone=Asia/Kolkata"
+    later = "start=2026-11-11T00:00:00Z&end=2026-11-12T00:00:00Z&timeZone=Asia/Kathmandu"
     assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=later).status_code == 200
     compared = gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=f"{later}&compare=previous")
     assert_problem(compared, 400, "start")
-    assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=WEEK).status_code == 200
+    for kept in (WEEK, f"{WEEK}&timeZone=Asia/Kolkata&granularity=day"):
+        assert gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=kept).status_code == 200
+
+
+@pytest.mark.parametrize("what", ["usage", "reliability"])
+def test_what_would_read_too_many_raw_events_is_refused_with_what_reads_fewer(
+    gateway: Gateway, owner: connection, what: str
+) -> None:
+    with owner.cursor() as cur:
+        cur.execute("UPDATE analytics.hourly_rollups SET invocations = invocations + 2 * 10^6")
+    for query, status in (
+        ("timeZone=Asia/Kathmandu&granularity=day", 400),
+        ("timeZone=Asia/Kolkata&granularity=hour", 400),
+        ("timeZone=Asia/Kolkata&granularity=day", 200),
+        ("timeZone=Asia/Tokyo&granularity=hour", 200),
+    ):
+        answer = gateway.call("GET", f"{PREFIX}{ORG}/{what}", ADMIN, query=f"{WEEK}&{query}")
+        assert answer.status_code == status, query
+        if status == 400:
+            assert_problem(answer, 400, "timeZone")
+            assert "raw events" in read(answer)["errors"][0]["reason"]
