@@ -1,9 +1,9 @@
 """Which stored sums make up local buckets, with as few of them read as can be.
 
-Stored are sums of UTC days, of UTC hours, and of the first 15 and 30 minutes of hours. A local day is
-the UTC day nearest to it, less the hours by which it begins later, and with those by which it ends
-later: in Kolkata one day and eleven hours or half hours in place of forty-eight. All sums subtract exactly,
-counts, tokens, costs and histogram bins alike.
+Stored are sums of UTC days, of UTC hours, and of the first 30 minutes of some; the first minutes of others
+are in raw events alone. A local day is the UTC day nearest to it, less the hours by which it begins later,
+and with those by which it ends later: in Kolkata one day and eleven hours or half hours in place of
+forty-eight. All sums subtract exactly, counts, tokens, costs and histogram bins alike.
 """
 
 from collections.abc import Iterator, Sequence

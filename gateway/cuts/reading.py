@@ -259,6 +259,6 @@ def _refuse_larger(points: int, cut: Cut) -> None:
 def _too_many_events(events: int) -> str:
     return (
         f"the answer would read about {events:,} raw events, at most {MAX_RAW_EVENTS:,}: its buckets begin "
-        "in the middle of hours of UTC, of which no sums are kept. Ask for a shorter window, for days in place "
-        "of hours, or in a zone of full hours"
+        "in the middle of hours of UTC, of which no sums are kept. Ask for a shorter window, for days in "
+        "place of hours, or in a zone of full hours"
     )

@@ -329,8 +329,8 @@ def test_a_key_finds_its_job_also_when_its_dimension_is_no_longer_kept(
 def test_dropped_raw_events_are_never_shown_as_none(
     client: ExportClient, exports: Exports, events: list[Event], owner: connection
 ) -> None:
-    """Days in Kolkata begin in the middle of an hour of UTC, which only raw events can split."""
-    asked: dict[str, Any] = {"timeRange": WINDOW, "timeZone": "Asia/Kolkata"}
+    """Days in Nepal begin a quarter of an hour into an hour of UTC, which only raw events can split."""
+    asked: dict[str, Any] = {"timeRange": WINDOW, "timeZone": "Asia/Kathmandu"}
     job = client.create(**asked)
     with owner.cursor() as cur:
         cur.execute("INSERT INTO analytics.dropped_days (day, what) VALUES (%s, 'events')", [START.date()])

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.pieces import DAY_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
+from shared.pieces import (
+    DAY_MINUTES,
+    HALF_HOURS,
+    HALF_MINUTES,
+    HOUR_MINUTES,
+    NotKept,
+    Piece,
+    pieces,
+)
 from shared.zones import boundaries, day_start, zone, zone_names
 
 QUARTER = timedelta(minutes=15)
@@ -78,6 +86,12 @@ def test_a_local_day_reads_a_utc_day_and_the_hours_between_the_midnights(
     assert counts[DAY_MINUTES] == 30
     assert counts[HOUR_MINUTES] == 31 * hours
     assert counts[30] == 31 * parts
+
+
+def test_halves_are_kept_of_the_hours_in_whose_middle_a_day_begins_somewhere() -> None:
+    months = [date(year, month, 15) for year in (2026, 2027) for month in range(1, 13)]
+    begins = {day_start(day, zone(name)) for day in months for name in zone_names()}
+    assert {at.hour for at in begins if at.minute == HALF_MINUTES} == set(HALF_HOURS)
 
 
 def test_a_window_of_few_hours_reads_only_those() -> None:
