@@ -25,7 +25,7 @@ MAX_BATCHES = 32
 to be done within a second."""
 
 _MIN_EVENTS_TO_ANALYZE = 5_000
-_ANALYZE_EVERY_SECONDS = 60.0
+_GROUP_EVERY_SECONDS = 60.0
 
 _SQL = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("rollups")
@@ -51,7 +51,7 @@ class Rollups:
         self._metrics = metrics
         self._clock = clock
         self._max_batches = MAX_BATCHES
-        self._next_analyze = 0.0
+        self._next_group = 0.0
         self._shares = Shares()
         self.more_wait = False
         """Whether the last claim took as many as it may."""
@@ -103,12 +103,13 @@ class Rollups:
         cur.execute(_SQL["mark_batches"], parameters)
 
     def _analyze(self, cur: Cursor, events: int) -> None:
-        """Show the planner a large claim now and then: what it learns holds for the session's next claims."""
-        if events >= _MIN_EVENTS_TO_ANALYZE and time.monotonic() >= self._next_analyze:
+        """Show the planner a large claim, and have its events grouped now and then, to learn what that saves."""
+        if events >= _MIN_EVENTS_TO_ANALYZE:
             cur.execute(_SQL["set_statistics_target"])
             cur.execute(_SQL["analyze_gathered"])
-            self._shares.forget()
-            self._next_analyze = time.monotonic() + _ANALYZE_EVERY_SECONDS
+            if time.monotonic() >= self._next_group:
+                self._shares.forget()
+                self._next_group = time.monotonic() + _GROUP_EVERY_SECONDS
 
     def _count(self, claim: Claim, seconds: float) -> None:
         now = self._clock()

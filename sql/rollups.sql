@@ -78,7 +78,8 @@ ANALYZE gathered (org_id, model_id, hour, half, client_id, actor_id, api_key_id,
 TRUNCATE gathered, summed;
 
 -- name: create_summed
--- Where a transaction keeps what the gathered events of each half an hour and model sum to. Gone at its end, as `gathered`.
+-- Where a transaction keeps what the gathered events of each half an hour and model sum to. Gone at its end, as
+-- `gathered` is.
 CREATE TEMPORARY TABLE summed (
     org_id uuid, half timestamptz, model_id text COLLATE "C", last_event_at timestamptz, invocations bigint,
     status_error bigint, status_timeout bigint, status_throttled bigint,
@@ -263,8 +264,8 @@ SELECT pg_try_advisory_xact_lock(hashtext('analytics.merge_hour'));
 -- name: merge_hour
 -- Makes one row of several that some organisations have for a group in an hour of a dimension, or one for each half of
 -- the hour where `halves` says so. Returns how many rows were taken and how many were made. Rows are found by a window
--- and not by a join: how many there are of a group is what the planner cannot know, and it would compare each with each. A row's bins are unnested, so that one sort
--- serves all; its sums count with the first of them.
+-- and not by a join: how many there are of a group is what the planner cannot know, and it would compare each with each.
+-- A row's bins are unnested, so that one pass serves all; its sums count with the first of them.
 WITH taken AS (
     DELETE FROM analytics.{table} WHERE ctid = ANY (ARRAY(
         SELECT ctid
