@@ -103,7 +103,7 @@ class Rollups:
         cur.execute(_SQL["mark_batches"], parameters)
 
     def _analyze(self, cur: Cursor, events: int) -> None:
-        """Show the planner a large claim, and have its events grouped now and then, to learn what that saves."""
+        """Show the planner a large claim, and have one grouped now and then, to learn what that saves."""
         if events >= _MIN_EVENTS_TO_ANALYZE:
             cur.execute(_SQL["set_statistics_target"])
             cur.execute(_SQL["analyze_gathered"])
