@@ -125,7 +125,8 @@ ten_largest AS (
 
 -- name: kept
 -- What is kept, '' being models alone: whether it may be asked for, whether hours are kept and for how long, since
--- when it is complete, until when its days hold its hours, and since when retention has left them.
+-- when it is complete, until when its days hold its hours, since when retention has left them,
+-- and since when first halves of hours are kept, in the hours or in a part of their own.
 -- Groups are hashed in this transaction: how many rows there are depends on pieces that the planner cannot weigh.
 SELECT name, groupable, keeps_hours, hours_kept, complete_since, days_until, kept_since,
        halves_since, halves_table IS NULL,
