@@ -8,6 +8,7 @@ from functools import partial
 import structlog
 
 from ingestor.batch import Batch, Prefetch
+from ingestor.closed_parts import ClosedParts
 from ingestor.consumer import TARGET_BYTES, Consumer
 from ingestor.dead_letter_publisher import DeadLetterPublisher
 from ingestor.gathering import Gathering
@@ -75,9 +76,10 @@ class Ingestor:
             settlement=self._settlement,
             oversized=self._oversized,
         )
+        closed = ClosedParts()
         self._writers = [
             Writer(
-                BatchStore(settings.database_url, name),
+                BatchStore(settings.database_url, name, closed),
                 batches,
                 metrics,
                 on_written=self._written,

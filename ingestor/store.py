@@ -1,7 +1,9 @@
 """Stores rows in PostgreSQL: claim the keys, record the batch, COPY what is new. See sql/ingest.sql.
 
-Keys are copied on the assumption that none is known: the primary key refuses the batch if one is. Only then
-are the known ones looked for and left out, and for the next batches too, until one has no duplicate.
+Keys are copied on the assumption that the open part of the ledger knows none: its primary key refuses the
+batch if it does. Only then are the known ones looked for there and left out, and for the next batches too,
+until one has no duplicate. What the closed parts know is found before, by their filters
+(ingestor/closed_parts.py).
 """
 
 import time
@@ -10,7 +12,8 @@ from datetime import timedelta
 from io import BytesIO
 
 from ingestor.batch import Batch, DeadLetter, Row
-from shared.errors import AnalyticsError, DatabaseUnavailable, DuplicateRow
+from ingestor.closed_parts import ClosedParts, find_in
+from shared.errors import AnalyticsError, DatabaseUnavailable, DuplicateRow, TableMissing
 from shared.migrate import check_schema
 from shared.postgres import Cursor, Database
 from shared.statements import load_statements
@@ -34,7 +37,11 @@ Stored = tuple[int, int, int, int]
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch; duplicates are received but not inserted."""
+    """What became of a batch; duplicates are received but not inserted.
+
+    lookups: keys that were looked for in closed parts. false_positives: those that a filter had let pass in
+    vain.
+    """
 
     batch_ids: list[int] = field(default_factory=list)
     received: int = 0
@@ -42,6 +49,8 @@ class Outcome:
     content_conflicts: int = 0
     late: int = 0
     commit_seconds: float = 0.0
+    lookups: int = 0
+    false_positives: int = 0
     dead_letters: list[DeadLetter] = field(default_factory=list)
 
     @property
@@ -50,10 +59,14 @@ class Outcome:
         return self.received - self.inserted
 
 
-class BatchStore:
-    """Stores rows under this ingestor's name. For one thread."""
+class _PartsChanged(Exception):
+    """A part was closed, merged or dropped since this process read the list of parts."""
 
-    def __init__(self, database_url: str, ingestor: str) -> None:
+
+class BatchStore:
+    """Stores rows under this ingestor's name. For one thread. closed: shared by the process's stores."""
+
+    def __init__(self, database_url: str, ingestor: str, closed: ClosedParts | None = None) -> None:
         self._database = Database(
             database_url,
             application_name="ingestor",
@@ -61,6 +74,8 @@ class BatchStore:
             lock_timeout_seconds=LOCK_TIMEOUT_SECONDS,
         )
         self._ingestor = ingestor
+        self._closed = closed or ClosedParts()
+        self._parts = self._closed.parts
         self._last_batch_id = 0
         self._look_first = False
         self._unanswered: tuple[object, object] | None = None
@@ -72,6 +87,7 @@ class BatchStore:
                 check_schema(cur)
                 cur.execute(_SQL["newest_batch"])
                 [(self._last_batch_id,)] = cur.fetchall()
+            self._closed.refresh(self._database, if_due=True)
         except DatabaseUnavailable:
             raise
         except AnalyticsError as error:  # no schema at all, or no right to it, until the migration ran
@@ -87,9 +103,16 @@ class BatchStore:
         started = time.monotonic()
         check_rows = False
         stored: Stored | None = None
+        self._closed.refresh(self._database, if_due=True)
         while stored is None:
+            self._parts = self._closed.parts
             try:
-                stored = self._attempt(rows, batch, received, check_rows=check_rows)
+                stored = self._attempt(rows, batch, received, outcome, check_rows=check_rows)
+            except (_PartsChanged, TableMissing):
+                if self._closed.parts is self._parts:  # the other writer has not read it either
+                    self._closed.refresh(self._database)
+                if self._closed.numbers == [part.number for part in self._parts]:
+                    raise
             except DuplicateRow as error:
                 if error.table == _KEYS_TABLE:
                     # Whoever has the key has committed it (it may have been our own unanswered commit), so
@@ -108,15 +131,22 @@ class BatchStore:
         outcome.late += late
         outcome.commit_seconds += time.monotonic() - started
 
-    def _attempt(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
+    def _attempt(
+        self, rows: list[Row], batch: Batch, received: int, outcome: Outcome, *, check_rows: bool
+    ) -> Stored:
         """Store rows, unless a commit of theirs that went unanswered did so. Raises DuplicateRow too."""
         identity = (batch.received_at, received)
         try:
             before = self._committed_before(batch, received) if self._unanswered == identity else None
-            return before or self._insert(rows, batch, received, check_rows=check_rows)
+            return before or self._insert(rows, batch, received, outcome, check_rows=check_rows)
         except DatabaseUnavailable:
             self._unanswered = identity
             raise
+
+    @property
+    def filter_bytes(self) -> int:
+        """Memory of the closed parts' filters, which the process's stores share."""
+        return self._closed.filter_bytes
 
     def close(self) -> None:
         """Close the connection."""
@@ -138,15 +168,21 @@ class BatchStore:
                 cur.execute(_SQL["wait_replicated"])
         return None if row is None else (row[0], row[1], row[2], row[3])
 
-    def _insert(self, rows: list[Row], batch: Batch, received: int, *, check_rows: bool) -> Stored:
+    def _insert(
+        self, rows: list[Row], batch: Batch, received: int, outcome: Outcome, *, check_rows: bool
+    ) -> Stored:
         """Store the rows that are new, and claim their keys and those of rows that are stored without.
 
         check_rows: recognise the latter, sent again after their keys were pruned. The stored row is the first
         under its key: its content is what the key remembers.
-        Raises DuplicateRow for a key or a row that was not looked for.
+        Raises DuplicateRow for a key or a row that was not looked for, _PartsChanged for a part.
         """
         with self._database.transaction(time_limit_seconds=TRANSACTION_LIMIT_SECONDS) as cur:
             known = _find_known(cur, rows) if self._look_first else {}
+            if self._parts:
+                events = [row.event for row in rows]
+                event_ids, org_ids = [event.event_id for event in events], [event.org_id for event in events]
+                known |= find_in(self._parts, cur, event_ids, org_ids, outcome)
             new = [row for row in rows if row.event.key not in known] if known else rows
             stored = _find_stored(cur, new) if check_rows else {}
             content_conflicts = _count_conflicts(rows, known | stored)
@@ -168,7 +204,9 @@ class BatchStore:
                 "newest": max(times, default=None),
             }
             cur.execute(_SQL["record_batch"], values)
-            [(batch_id,)] = cur.fetchall()
+            [(batch_id, numbers)] = cur.fetchall()
+            if numbers != [part.number for part in self._parts]:
+                raise _PartsChanged
             _copy_events(cur, new, batch_id, batch)
         self._look_first = len(new) < len(rows)
         return batch_id, len(new), content_conflicts, late
@@ -192,7 +230,7 @@ def _copy_keys(cur: Cursor, rows: list[Row], stored: dict[tuple[str, str], int],
     # UUIDs in lower case sort as PostgreSQL sorts them.
     digests = {**{event.key: event.content_digest for event in events}, **stored}
     lines = sorted([f"{event_id}\t{org_id}\t{digest}" for (event_id, org_id), digest in digests.items()])
-    _copy(cur, "copy_keys", lines, end)
+    _copy(cur, f"{_SQL['announce']}\n{_SQL['copy_keys']}", lines, end)
 
 
 def _find_stored(cur: Cursor, rows: list[Row]) -> dict[tuple[str, str], int]:
@@ -204,14 +242,14 @@ def _find_stored(cur: Cursor, rows: list[Row]) -> dict[tuple[str, str], int]:
 
 def _copy_events(cur: Cursor, rows: list[Row], batch_id: int, batch: Batch) -> None:
     end = f"\t{batch_id}\t{batch.received_at.isoformat()}\n"
-    _copy(cur, "copy_events", [row.event.copy_line for row in rows], end)
+    _copy(cur, _SQL["copy_events"], [row.event.copy_line for row in rows], end)
 
 
 def _copy(cur: Cursor, statement: str, lines: list[str], end: str) -> None:
     """COPY lines, each with this end; none is fine."""
     if lines:
         text = end.join([*lines, ""])
-        cur.copy_expert(_SQL[statement], BytesIO(text.encode()), size=1 << 20)
+        cur.copy_expert(statement, BytesIO(text.encode()), size=1 << 20)
 
 
 def _keys(rows: list[Row]) -> dict[str, object]:

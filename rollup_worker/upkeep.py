@@ -1,4 +1,4 @@
-"""Keeps the tables in shape: partitions ahead, retention, dedupe keys past their window.
+"""Keeps the tables in shape: partitions ahead, retention.
 
 Every step is short and in a transaction of its own, so that ingestion never waits long for it. Of
 several workers, the one that gets the lock does the step; the others find it done. Of which days events or
@@ -14,7 +14,6 @@ import structlog
 from rollup_worker.dimensions import list_dimensions
 from shared.buckets import bucket_start
 from shared.clock import Clock
-from shared.metrics import RollupMetrics
 from shared.postgres import Cursor, Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings
@@ -49,12 +48,10 @@ class Upkeep:
         self,
         database: Database,
         settings: RollupWorkerSettings,
-        metrics: RollupMetrics,
         clock: Clock | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
-        self._metrics = metrics
         self._clock = clock or self._database_time
 
     def run(self, stop: Stop) -> None:
@@ -101,7 +98,6 @@ class Upkeep:
     def _prunings(self, now: datetime) -> list[_Pruning]:
         rollups = bucket_start(now - self._settings.rollup_retention, "day")
         return [
-            _Pruning("prune_keys", now - self._settings.dedupe_window),
             _Pruning("prune_batches", now - self._settings.dedupe_window),
             *self._rollup_prunings(now, rollups),
             _Pruning("prune_models", rollups),
@@ -147,8 +143,6 @@ class Upkeep:
                 if step:
                     _record(cur, pruning)
             removed += step
-            if pruning.statement == "prune_keys":
-                self._metrics.pruned_keys.inc(step)
             if step < _MAX_ROWS:
                 break
             stop.wait(0.05)

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from rollup_worker.days import Days
 from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.gauges import BacklogGauges, RecentGauges
+from rollup_worker.key_parts import KeyParts
 from rollup_worker.percentiles import Percentiles
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
@@ -26,6 +27,7 @@ from shared.statements import load_statements
 _UPKEEP_EVERY = timedelta(hours=1)
 _DAYS_EVERY = timedelta(minutes=1)
 _GAUGES_EVERY = timedelta(seconds=5)
+_KEY_PARTS_EVERY = timedelta(seconds=2)
 
 # Between two claims there is as much time as the last one took, so that claims grow with the load and each
 # event costs less; but from claim to claim no more than this, so that a busy worker does not rest.
@@ -75,7 +77,8 @@ class Worker:
     def _loops(self) -> list[tuple[str, Callable[[], None], timedelta]]:
         """Return each part's name, its work, and the pause between two times."""
         rollups = Rollups(self._open("rollup_worker rollups"), self._metrics)
-        upkeep = Upkeep(self._open("rollup_worker upkeep"), self._settings, self._metrics)
+        upkeep = Upkeep(self._open("rollup_worker upkeep"), self._settings)
+        key_parts = KeyParts(self._open("rollup_worker key parts"), self._settings, self._metrics)
         max_series = self._settings.metrics_max_series
         backlog = BacklogGauges(self._open("rollup_worker gauges"), self._metrics, max_series=max_series)
         recent = RecentGauges(self._open("rollup_worker recent"), self._metrics, max_series=max_series)
@@ -97,6 +100,7 @@ class Worker:
             ("listener", lambda: self._listen(listener), timedelta()),
             ("days", do_hours, _DAYS_EVERY),
             ("upkeep", lambda: upkeep.run(self._stop), _UPKEEP_EVERY),
+            ("key parts", lambda: key_parts.run(self._stop), _KEY_PARTS_EVERY),
             ("gauges", backlog.refresh, _GAUGES_EVERY),
             ("recent gauges", recent.refresh_if_due, _GAUGES_EVERY),
         ]

@@ -49,6 +49,10 @@ class DuplicateRow(DatabaseRejected):
         super().__init__(message)
 
 
+class TableMissing(AnalyticsError):
+    """PostgreSQL has no such table, or none any more."""
+
+
 class SchemaOutdated(DatabaseUnavailable):
     """The database lacks migrations this process needs; run `python -m shared.migrate`."""
 

@@ -87,6 +87,21 @@ class IngestorMetrics(WorkerMetrics):
             "Events accepted more than an hour after they occurred.",
             registry=registry,
         )
+        self.dedupe_lookups = Counter(
+            "analytics_dedupe_lookups",
+            "Keys that were looked for in closed parts of the ledger.",
+            registry=registry,
+        )
+        self.dedupe_false_positives = Counter(
+            "analytics_dedupe_false_positives",
+            "Looks into closed parts that a filter let pass in vain.",
+            registry=registry,
+        )
+        self.dedupe_filter_bytes = Gauge(
+            "analytics_dedupe_filter_bytes",
+            "Memory of the closed parts' filters.",
+            registry=registry,
+        )
         self.dead_letters = Counter(
             "analytics_ingestion_dead_letters",
             "Events sent to the dead-letter queue, by reason.",
@@ -225,6 +240,17 @@ class RollupMetrics(WorkerMetrics):
         self.pruned_keys = Counter(
             "analytics_dedupe_keys_pruned",
             "Dedupe keys removed after DEDUPE_WINDOW.",
+            registry=registry,
+        )
+        self.dedupe_parts = LookedUpGauge(
+            "analytics_dedupe_parts",
+            "Closed parts of the ledger of dedupe keys, all and those that have no filter yet.",
+            ["state"],
+            registry=registry,
+        )
+        self.dedupe_keys = LookedUpGauge(
+            "analytics_dedupe_keys",
+            "Dedupe keys, about.",
             registry=registry,
         )
 

@@ -1,15 +1,19 @@
+-- name: announce
+-- Says that the closed parts were looked into: for whoever does not say so, a trigger does.
+SET LOCAL analytics.asks_closed_parts = 'on';
+
 -- name: copy_keys
 -- Claims a batch's dedupe keys. The primary key refuses them all if one is known already, or becomes so while
 -- this waits for another ingestor. In key order, so that ingestors wait for each other and never deadlock.
 COPY analytics.event_keys (event_id, org_id, content_digest, first_received_at) FROM STDIN;
 
 -- name: find_known
--- Those of a batch's keys that are known, with the digest of the first event under each. LATERAL with LIMIT
+-- Those of a batch's keys that the open part has, with the digest of the first event under each. LATERAL with LIMIT
 -- makes it a look into the primary key for each, whatever the planner believes of the table.
 SELECT known.event_id::text, known.org_id::text, known.content_digest
 FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[]) AS given (event_id, org_id)
 CROSS JOIN LATERAL (
-    SELECT event_id, org_id, content_digest FROM analytics.event_keys AS key
+    SELECT event_id, org_id, content_digest FROM ONLY analytics.event_keys AS key
     WHERE key.event_id = given.event_id AND key.org_id = given.org_id
     LIMIT 1
 ) AS known;
@@ -27,13 +31,14 @@ FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[], %(times)s::timestamptz[]
 JOIN analytics.usage_events USING (org_id, occurred_at, event_id);
 
 -- name: record_batch
--- The batch's record, in the transaction that stores its events.
+-- The batch's record, in the transaction that stores its events. Returns the closed parts too, as they will be
+-- until its end: keys are being copied, so the open part cannot be closed.
 INSERT INTO analytics.ingestion_batches (
     ingestor, correlation_id, received, inserted, dedupe_conflicts, content_conflicts, late_arrival,
     oldest_occurred_at, newest_occurred_at, received_at)
 VALUES (%(ingestor)s, %(correlation_id)s, %(received)s, %(inserted)s, %(received)s - %(inserted)s,
         %(content_conflicts)s, %(late)s, %(oldest)s, %(newest)s, %(received_at)s)
-RETURNING batch_id;
+RETURNING batch_id, ARRAY(SELECT part FROM analytics.key_parts WHERE merges IS NULL ORDER BY part);
 
 -- name: copy_events
 -- The batch's new events; the first columns are those of shared.usage_event.schema.COPY_COLUMNS.

@@ -14,11 +14,6 @@ SELECT dropped_partitions, deleted_rows FROM analytics.drop_expired_events(%(ret
 -- The server's time, by which the upkeep decides what is old: a worker's clock may be wrong.
 SELECT now();
 
--- name: prune_keys
--- Removes some dedupe keys first received before the cutoff.
-DELETE FROM analytics.event_keys WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.event_keys WHERE first_received_at < %(cutoff)s LIMIT %(max_rows)s));
-
 -- name: prune_batches
 -- Removes some batch records that are rolled up and were committed before the cutoff.
 DELETE FROM analytics.ingestion_batches WHERE ctid = ANY (ARRAY(

@@ -4,7 +4,14 @@ import psycopg2
 import psycopg2.errors as pg_errors
 from psycopg2.extensions import connection, parse_dsn
 
-from shared.errors import AnalyticsError, DatabaseBusy, DatabaseRejected, DatabaseUnavailable, DuplicateRow
+from shared.errors import (
+    AnalyticsError,
+    DatabaseBusy,
+    DatabaseRejected,
+    DatabaseUnavailable,
+    DuplicateRow,
+    TableMissing,
+)
 
 _BUSY = (
     pg_errors.QueryCanceled,
@@ -63,6 +70,8 @@ def translated(error: psycopg2.Error) -> AnalyticsError:
         return DatabaseUnavailable(message)
     if isinstance(error, pg_errors.UniqueViolation):
         return DuplicateRow(message, error.diag.table_name)
+    if isinstance(error, pg_errors.UndefinedTable):
+        return TableMissing(message)
     if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
         return DatabaseRejected(message)
     return AnalyticsError(message)

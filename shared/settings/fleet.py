@@ -169,6 +169,12 @@ class RollupWorkerSettings(LogSettings, DatabaseSettings):
     )
     listen_url: str | None = _listen_url()
     dedupe_window: timedelta = _dedupe_window()
+    dedupe_part_keys: int = setting(
+        "DEDUPE_PART_KEYS",
+        whole_number(100, 100_000_000),
+        "about how many dedupe keys the open part of the ledger has when it is closed",
+        default="5000000",
+    )
     event_retention: timedelta = setting(
         "EVENT_RETENTION", duration("1d", "3650d"), "how long raw events are kept", default="400d"
     )

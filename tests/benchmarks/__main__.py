@@ -20,7 +20,18 @@ from deploy.local.stack import LocalStack
 from tests.benchmarks.place import TEMPLATE
 from tests.benchmarks.rows import BenchRow
 
-BENCHMARKS = ("drain", "dimensions", "batches", "flood", "freshness", "reads", "questions", "exports", "flat")
+BENCHMARKS = (
+    "drain",
+    "dimensions",
+    "batches",
+    "flood",
+    "freshness",
+    "reads",
+    "questions",
+    "exports",
+    "flat",
+    "ledger",
+)
 """Modules of this package, each with run(stack, write_line) that returns its rows."""
 
 

@@ -24,7 +24,8 @@ class Mutant:
     """A mistake: what is replaced by what in which files, and the finding that must come of it.
 
     fault: the one that shows it, where load alone does not, and for how many seconds. changed_share: of the
-    messages, how many bring known events with another content.
+    messages, how many bring known events with another content; recent_events: of how many events, the newest,
+    these are taken.
     """
 
     name: str
@@ -33,7 +34,16 @@ class Mutant:
     fault: str | None = None
     fault_seconds: float = 0.2
     changed_share: float = 0.03
+    recent_events: int = 200
+    load_seconds: float = _LOAD_SECONDS
 
+
+_CLOSE_OFTEN = (
+    "rollup_worker/worker.py",
+    "_KEY_PARTS_EVERY = timedelta(seconds=2)\n",
+    "_KEY_PARTS_EVERY = timedelta(seconds=0.3)\n",
+)
+"""No mistake: it lets parts of the ledger be closed within the moments that a mutant's load takes."""
 
 MUTANTS = (
     Mutant(
@@ -64,6 +74,37 @@ MUTANTS = (
         ),
         "duplicated",
         changed_share=0.4,
+    ),
+    Mutant(
+        "let filters of closed parts forget every other key",
+        (
+            (
+                "shared/key_filter.py",
+                "        masks, at, words = Probe(hashes).masks, rows",
+                "        hashes, rows = hashes[::2], rows[::2]\n"
+                "        masks, at, words = Probe(hashes).masks, rows",
+            ),
+            _CLOSE_OFTEN,
+        ),
+        "duplicated",
+        changed_share=0.4,
+        recent_events=2_000,
+        load_seconds=15.0,
+    ),
+    Mutant(
+        "trust an old list of closed parts",
+        (
+            (
+                "ingestor/store.py",
+                "            if numbers != [part.number for part in self._parts]:\n",
+                "            if numbers is None:\n",
+            ),
+            _CLOSE_OFTEN,
+        ),
+        "duplicated",
+        changed_share=0.4,
+        recent_events=2_000,
+        load_seconds=15.0,
     ),
     Mutant(
         "skip one mark of the rollups",
@@ -129,9 +170,10 @@ def run_mutants(stack: LocalStack, write_line: Callable[[str], None]) -> Iterato
                 drill = Drill(scene, history, quiet, patience_seconds=_PATIENCE_SECONDS)
                 for producer in drill.load.producers:
                     producer.changed_share = mutant.changed_share
+                    producer.recent_events = mutant.recent_events
                 drill.load.start()
                 try:
-                    time.sleep(_LOAD_SECONDS)
+                    time.sleep(mutant.load_seconds)
                     if mutant.fault:
                         drill.strike(FAULTS[mutant.fault], mutant.fault_seconds)
                     drill.settle(mutant.name)

@@ -37,6 +37,8 @@ class Producer(Worker):
         scene.publishers.append(self._busy)
         self.changed_share = 0.03
         """Of the messages, how many bring known events with another content."""
+        self.recent_events = 200
+        """Of how many events, the newest, known ones are taken."""
         self.confirmed: set[tuple[str, str]] = set()
 
     def once(self) -> None:
@@ -51,7 +53,7 @@ class Producer(Worker):
         else:
             count = self._random.choice((1, 1, 10, 40)) * self.scene.pace
             events = [_own_model(event) for event in self.router.events(count)]
-            self._recent = (self._recent + events)[-200:]
+            self._recent = (self._recent + events)[-self.recent_events :]
         self.publish(events, encode(events if len(events) > 1 else events[0]))
 
     def publish(self, events: list[Event], body: bytes) -> None:

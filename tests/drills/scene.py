@@ -98,6 +98,8 @@ class Scene:
             "EXPORT_LEASE": "8s",
             "EXPORT_WORKER_INTERVAL": "2s",
             "EXPORT_MAX_ATTEMPTS": "20",
+            # Parts of the ledger are closed, filtered and merged all the while.
+            "DEDUPE_PART_KEYS": "200",
         }
         self.store_settings = {key: self.environ[key] for key in self.environ if key.startswith("S3_")} | {
             "S3_ENDPOINT": settings["S3_ENDPOINT"]

@@ -1,11 +1,12 @@
 """What several integration tests have: the database as its owner, the test's own ingestors and exports."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from psycopg2.extensions import connection
 
+from ingestor.store import BatchStore
 from shared.postgres import Database
 from tests.support.exports import Exports, open_exports
 from tests.support.ingestion import Ingestion
@@ -44,3 +45,18 @@ def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
     """A bucket, the rollups of the test's database, and the workers it starts."""
     with open_exports(database, s3) as opened:
         yield opened
+
+
+@pytest.fixture
+def new_store(database: TestDatabase) -> Iterator[Callable[[], BatchStore]]:
+    """Makes stores under names of their own."""
+    stores: list[BatchStore] = []
+
+    def make() -> BatchStore:
+        stores.append(BatchStore(database.ingestor_url, f"test:{len(stores)}"))
+        stores[-1].check()
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()

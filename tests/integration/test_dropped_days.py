@@ -97,7 +97,7 @@ def upkeep(database: TestDatabase, **environ: str) -> None:
     own = Database(database.rollup_worker_url, application_name="upkeep under test")
     settings = load(RollupWorkerSettings, {"DATABASE_URL": database.rollup_worker_url} | environ)
     try:
-        Upkeep(own, settings, RollupMetrics(CollectorRegistry())).run(Stop())
+        Upkeep(own, settings).run(Stop())
     finally:
         own.close()
 

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from psycopg2.extensions import connection
 from deploy.local.api import wait_until
 from deploy.local.checkout import ROOT
 from deploy.local.traffic import Router, encode, org
+from ingestor.store import BatchStore
 from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.rollups import Rollups
 from rollup_worker.verify import Window, verify
@@ -32,6 +33,7 @@ from tests.support.fleet import Fleet, Process
 from tests.support.ingestion import Ingestion, results
 from tests.support.places import TestDatabase
 from tests.support.seed import insert_batch
+from tests.support.stores import store_batch, traffic
 
 NOW = datetime.now(UTC)
 TODAY = bucket_start(NOW, "day")
@@ -187,6 +189,26 @@ def test_old_rollups_are_removed_together_with_their_record_or_not_at_all(
     fleet.start("rollup_worker", None, **retention)
     wait_until(lambda: rows(owner, old, TODAY - 2 * DAY) == [(0, 2)], seconds=20, what="the retention")
     assert differences(worker, days=2) == 0
+
+
+def test_a_part_of_the_ledger_loses_no_key_when_its_worker_is_killed(
+    fleet: Fleet, new_store: Callable[[], BatchStore], owner: connection, tmp_path: Path
+) -> None:
+    store, events = new_store(), traffic(250)
+    small = {"DEDUPE_PART_KEYS": "200"}
+    assert store_batch(store, events) == (250, 250, 0)
+    for name in ("rollup_worker.part_closed", "rollup_worker.filter_sent"):
+        kill_at(fleet, name, tmp_path, **small)
+        assert rows(owner, "SELECT filter_made FROM analytics.key_parts") == [(False,)]
+        assert rows(owner, "SELECT count(*) FROM analytics.key_filters") == [(0,)]
+        for each in (store, new_store()):
+            assert store_batch(each, events) == (250, 0, 0)
+    fleet.start("rollup_worker", None, **small)
+    made = "SELECT part, keys FROM analytics.key_parts WHERE filter_made"
+    wait_until(lambda: rows(owner, made) == [(1, 250)], seconds=20, what="the filter")
+    another = new_store()
+    assert another.filter_bytes > 0
+    assert store_batch(another, events) == (250, 0, 0)
 
 
 def test_a_rebuild_that_is_killed_half_way_leaves_the_day_as_it_was(

@@ -220,7 +220,7 @@ def test_what_retention_left_agrees_and_what_is_gone_is_said(
         "ROLLUP_RETENTION": "40d",
     }
     settings = load(RollupWorkerSettings, environ)
-    Upkeep(worker, settings, RollupMetrics(CollectorRegistry()), clock=lambda: NOW).run(Stop())
+    Upkeep(worker, settings, clock=lambda: NOW).run(Stop())
     asker.rollups_since, asker.events_since = TODAY - 40 * DAY, TODAY - 20 * DAY
     # One comes so late that its day is gone: it is no sum of a day that has no other.
     insert_batch(owner, [an_event(rng) | {"occurredAt": f"{TODAY - 45 * DAY:%Y-%m-%d}T12:00:00Z"}], NOW)

@@ -59,7 +59,7 @@ def test_files_agree_with_the_oracle_before_and_after_retention(
 
     kept = {"EVENT_RETENTION": "20d", "ROLLUP_RETENTION": "40d", "DATABASE_URL": database.rollup_worker_url}
     settings = load(RollupWorkerSettings, kept)
-    Upkeep(worker, settings, RollupMetrics(CollectorRegistry()), clock=lambda: NOW).run(Stop())
+    Upkeep(worker, settings, clock=lambda: NOW).run(Stop())
     rollups_since = TODAY - 40 * DAY
     left = [event for event in events if datetime.fromisoformat(event["occurredAt"]) >= rollups_since]
     delivered = 0

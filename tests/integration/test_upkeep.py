@@ -30,22 +30,20 @@ NOW = datetime.now(UTC)
 TODAY = bucket_start(NOW, "day")
 DAY = timedelta(days=1)
 
-RunUpkeep = Callable[..., CollectorRegistry]
+RunUpkeep = Callable[..., None]
 
 
 @pytest.fixture
 def run_upkeep(database: TestDatabase) -> RunUpkeep:
-    """Does the upkeep once as the worker's login at an instant; returns what it would export."""
+    """Does the upkeep once as the worker's login at an instant."""
 
-    def run(at: datetime = NOW, stop: Stop | None = None, **environ: str) -> CollectorRegistry:
-        registry = CollectorRegistry()
+    def run(at: datetime = NOW, stop: Stop | None = None, **environ: str) -> None:
         own = Database(database.rollup_worker_url, application_name="upkeep under test")
         settings = load(RollupWorkerSettings, {"DATABASE_URL": database.rollup_worker_url} | environ)
         try:
-            Upkeep(own, settings, RollupMetrics(registry), clock=lambda: at).run(stop or Stop())
+            Upkeep(own, settings, clock=lambda: at).run(stop or Stop())
         finally:
             own.close()
-        return registry
 
     return run
 
@@ -97,14 +95,20 @@ def events_of_day(day: datetime, number: int = 50, seed: int = 1) -> list[Event]
     return Router(seed=seed, start=day, end=day + DAY, error_share=0.5).events(number)
 
 
-def add_keys(owner: connection, number: int, received_at: datetime) -> None:
+def add_silent_models(owner: connection, number: int) -> None:
+    """Add models whose newest event is older than any rollup that is kept."""
     rows(
         owner,
-        "INSERT INTO analytics.event_keys SELECT gen_random_uuid(), gen_random_uuid(), 0, %s"
-        " FROM generate_series(1, %s) RETURNING 0",
-        received_at,
+        "INSERT INTO analytics.model_freshness (org_id, model_id, last_event_at, last_rollup_at)"
+        " SELECT gen_random_uuid(), 'silent', %s, now() FROM generate_series(1, %s) RETURNING 0",
+        NOW - 500 * DAY,
         number,
     )
+
+
+def silent_models(owner: connection) -> int:
+    [(found,)] = rows(owner, "SELECT count(*) FROM analytics.model_freshness WHERE model_id = 'silent'")
+    return int(found)
 
 
 def test_every_day_from_yesterday_to_a_week_ahead_has_a_partition(
@@ -223,28 +227,6 @@ def test_a_pending_batch_of_young_days_does_not_hold_up_retention(
     assert count(owner, "usage_events") == 50
 
 
-def test_keys_are_pruned_past_their_window_in_small_steps(
-    owner: connection, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(upkeep_module, "_MAX_ROWS", 100)
-    rows(
-        owner,
-        "CREATE TABLE steps (removed int);"
-        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
-        " 'BEGIN INSERT INTO public.steps SELECT count(*) FROM gone; RETURN NULL; END';"
-        "CREATE TRIGGER note AFTER DELETE ON analytics.event_keys REFERENCING OLD TABLE AS gone"
-        " FOR EACH STATEMENT EXECUTE FUNCTION note(); SELECT 0",
-    )
-    add_keys(owner, 250, NOW - 35 * DAY - timedelta(seconds=1))
-    add_keys(owner, 30, NOW - 35 * DAY + timedelta(seconds=1))
-    registry = run_upkeep()
-    assert count(owner, "event_keys") == 30
-    assert rows(owner, "SELECT removed FROM steps") == [(100,), (100,), (50,)]
-    assert registry.get_sample_value("analytics_dedupe_keys_pruned_total") == 250
-    run_upkeep(NOW, DEDUPE_WINDOW="34d")
-    assert count(owner, "event_keys") == 0
-
-
 def test_batch_records_go_with_their_keys_unless_they_wait_for_their_rollup(
     owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
 ) -> None:
@@ -312,19 +294,20 @@ def test_two_workers_at_once_do_it_once_and_neither_fails(
     owner: connection, database: TestDatabase, run_upkeep: RunUpkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep_module, "_MAX_ROWS", 50)
-    add_keys(owner, 500, NOW - 100 * DAY)
+    add_silent_models(owner, 500)
     for day in range(30, 40):
         rows(owner, "SELECT analytics.create_event_partitions(%s, %s)", *[(TODAY - day * DAY).date()] * 2)
         insert_batch(owner, events_of_day(TODAY - day * DAY, 5, seed=day))
     roll_up(database)
     start = threading.Barrier(2, timeout=30)
-    registries: list[CollectorRegistry] = []
+    done = []
 
     def work() -> None:
         start.wait()
         for _ in range(20):  # as the worker's loop does
             with suppress(DatabaseBusy):
-                registries.append(run_upkeep(EVENT_RETENTION="10d"))
+                run_upkeep(EVENT_RETENTION="10d")
+                done.append(True)
                 return
 
     workers = [threading.Thread(target=work) for _ in range(2)]
@@ -332,33 +315,33 @@ def test_two_workers_at_once_do_it_once_and_neither_fails(
         worker.start()
     for worker in workers:
         worker.join()
-    assert len(registries) == 2, "one of them failed"
+    assert done == [True, True], "one of them failed"
     assert count(owner, "usage_events") == 0
     assert all(day > (TODAY - 10 * DAY).date() for day in days_with_a_partition(owner))
     run_upkeep()
-    assert count(owner, "event_keys") == 0
+    assert silent_models(owner) == 0
 
 
 def test_upkeep_leaves_what_is_held_by_another_worker_to_it(
     owner: connection, database: TestDatabase, run_upkeep: RunUpkeep
 ) -> None:
-    add_keys(owner, 10, NOW - 100 * DAY)
+    add_silent_models(owner, 10)
     other = connect(database.owner_url)
     other.autocommit = False
     rows(other, "SELECT pg_advisory_xact_lock(hashtext('analytics.upkeep'))")
     run_upkeep()
-    assert count(owner, "event_keys") == 10
+    assert silent_models(owner) == 10
     other.close()
     run_upkeep()
-    assert count(owner, "event_keys") == 0
+    assert silent_models(owner) == 0
 
 
 def test_a_stop_ends_the_upkeep_between_two_steps(owner: connection, run_upkeep: RunUpkeep) -> None:
-    add_keys(owner, 10, NOW - 100 * DAY)
+    add_silent_models(owner, 10)
     stop = Stop()
     stop.set()
     run_upkeep(stop=stop)
-    assert count(owner, "event_keys") == 10
+    assert silent_models(owner) == 10
 
 
 @pytest.mark.alone
@@ -370,7 +353,7 @@ def test_dropping_a_day_waits_no_longer_than_a_moment_for_open_transactions_and_
     rows(owner, "SELECT analytics.create_event_partitions(%s, %s)", old.date(), old.date())
     insert_batch(owner, events_of_day(old))
     roll_up(database)
-    add_keys(owner, 10, NOW - 100 * DAY)
+    add_silent_models(owner, 10)
     reader = connect(database.owner_url)
     reader.autocommit = False
     rows(reader, "SELECT count(*) FROM analytics.usage_events")
@@ -378,7 +361,7 @@ def test_dropping_a_day_waits_no_longer_than_a_moment_for_open_transactions_and_
     with pytest.raises(DatabaseBusy):
         run_upkeep(EVENT_RETENTION="10d")
     assert time.monotonic() - began < 5
-    assert count(owner, "event_keys") == 0, "the rest of the upkeep is done"
+    assert silent_models(owner) == 0, "the rest of the upkeep is done"
     reader.close()
     run_upkeep(EVENT_RETENTION="10d")
     assert old.date() not in days_with_a_partition(owner)

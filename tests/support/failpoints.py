@@ -97,6 +97,17 @@ POINTS = {
         "a past hour is added to its day, and not noted as added",
         statement="hour_added",
     ),
+    "rollup_worker.part_closed": Point(
+        "rollup_worker.key_parts",
+        "a part of the ledger is closed, and has no filter",
+        function="KeyParts.close",
+        if_any=True,
+    ),
+    "rollup_worker.filter_sent": Point(
+        "rollup_worker.key_parts",
+        "slices of a filter are sent, and neither committed nor noted",
+        statement="note_filter",
+    ),
     "rollup_worker.percentiles_kept": Point(
         "rollup_worker.percentiles",
         "some percentiles are kept, and others not",
