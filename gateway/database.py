@@ -1,15 +1,23 @@
-"""The gateway's use of PostgreSQL: pooled, bounded, tried again over a restart of the server."""
+"""The gateway's use of PostgreSQL: scoped, pooled, bounded, tried again over a restart of the server.
+
+Every statement runs in a scope, which the database itself holds to: one organisation, all, or none.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, TypeVar
+from copy import copy
+from typing import Any, Self, TypeVar
 
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
-from shared.postgres import Cursor, Database, Pool, Row, fetch_rows
+from shared.postgres import Beginning, Cursor, Database, Pool, Row, fetch_rows
+from shared.statements import load_statements
 
 T = TypeVar("T")
+
+_SQL = {name: text.rpartition("\n")[2] for name, text in load_statements("scope.sql").items()}
+"""Sent with each transaction: without their comments."""
 
 STATEMENT_SECONDS = 5.0
 _LIMIT_SECONDS = STATEMENT_SECONDS + 2
@@ -27,40 +35,57 @@ POOL_SIZE = 4
 """Connections of each gunicorn worker. More requests than that wait their turn."""
 
 
+def scope_of(org_id: str) -> Beginning:
+    """Return what begins a transaction that sees one organisation."""
+    return " ".join((_SQL["one_org"], _SQL["scope"])), {"org_id": org_id}
+
+
+NO_ORG: Beginning = (_SQL["one_org"], {})
+"""What begins a transaction that sees no organisation."""
+
+_ALL_ORGS: Beginning = (_SQL["all_orgs"], {})
+
+
 class GatewayDatabase:
-    """Statements of the gateway, for any thread."""
+    """Statements of the gateway, for any thread. Sees no organisation; of() and of_all() do."""
 
     def __init__(self, database_url: str, metrics: GatewayMetrics) -> None:
-        self._metrics = metrics
-        self._is_away = False
-        self._pool = Pool(
-            lambda: Database(
-                database_url,
-                application_name="gateway",
-                statement_timeout_seconds=STATEMENT_SECONDS,
-                lock_timeout_seconds=STATEMENT_SECONDS,
-            ),
-            POOL_SIZE,
-        )
+        self._scope = NO_ORG
+        self._connections = _Connections(database_url, metrics)
+
+    def of(self, org_id: str) -> Self:
+        """Return the same that sees one organisation."""
+        return self._scoped(scope_of(org_id))
+
+    def of_all(self) -> Self:
+        """Return the same that sees all organisations."""
+        return self._scoped(_ALL_ORGS)
+
+    def _scoped(self, scope: Beginning) -> Self:
+        scoped = copy(self)
+        scoped._scope = scope
+        return scoped
 
     def rows(self, statement: str, parameters: Mapping[str, object]) -> list[Row]:
         """Run a read and return its rows. Raises DatabaseUnavailable."""
 
         def fetch(database: Database) -> list[Row]:
-            with database.query(time_limit_seconds=_LIMIT_SECONDS) as cur:
+            with database.query(time_limit_seconds=_LIMIT_SECONDS, beginning=self._scope) as cur:
                 return fetch_rows(cur, statement, parameters)
 
-        return self._persistently(fetch)
+        return self._connections.use(fetch)
 
     def snapshot(self, read: Callable[[Cursor], T], *, time_limit_seconds: float | None = None) -> T:
         """Run several reads over one state of the database, perhaps twice. Raises DatabaseUnavailable."""
         limit = time_limit_seconds or _LIMIT_SECONDS
 
         def fetch(database: Database) -> T:
-            with database.transaction(repeatable_read=True, read_only=True, time_limit_seconds=limit) as cur:
+            with database.transaction(
+                repeatable_read=True, read_only=True, time_limit_seconds=limit, beginning=self._scope
+            ) as cur:
                 return read(cur)
 
-        return self._persistently(fetch)
+        return self._connections.use(fetch)
 
     def transaction(self, work: Callable[[Cursor], T]) -> T:
         """Do the work in one transaction and return what it returns: all of it is committed, or nothing.
@@ -72,7 +97,7 @@ class GatewayDatabase:
         def commit(database: Database) -> T:
             committing = False
             try:
-                with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
+                with database.transaction(time_limit_seconds=_LIMIT_SECONDS, beginning=self._scope) as cur:
                     done = work(cur)
                     committing = True
             except DatabaseUnavailable as error:
@@ -81,7 +106,7 @@ class GatewayDatabase:
                 raise
             return done
 
-        return self._persistently(commit)
+        return self._connections.use(commit)
 
     def begin(self, opened: ExitStack, first: str, fetch: Callable[[Cursor], T]) -> tuple["Open", T]:
         """Begin to read one state of the database, and return what a first short read finds.
@@ -97,6 +122,7 @@ class GatewayDatabase:
                         repeatable_read=True,
                         read_only=True,
                         time_limit_seconds=_LIMIT_SECONDS,
+                        beginning=self._scope,
                         first=first,
                     )
                 )
@@ -104,11 +130,30 @@ class GatewayDatabase:
                 opened.push(opening.pop_all())
                 return Open(database, cur, MAX_SECONDS), found
 
-        return self._with(
-            opened.enter_context(self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS)), open_one
+        return self._connections.use_while(opened, open_one)
+
+
+class _Connections:
+    """The pool, and how long to try again."""
+
+    def __init__(self, database_url: str, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
+        self._is_away = False
+        self._pool = Pool(
+            lambda: Database(
+                database_url,
+                application_name="gateway",
+                statement_timeout_seconds=STATEMENT_SECONDS,
+                lock_timeout_seconds=STATEMENT_SECONDS,
+            ),
+            POOL_SIZE,
         )
 
-    def _persistently(self, use: Callable[[Database], T]) -> T:
+    def use_while(self, opened: ExitStack, use: Callable[[Database], T]) -> T:
+        """Use a connection as use() does, and keep it until `opened` is closed."""
+        return self._with(opened.enter_context(self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS)), use)
+
+    def use(self, use: Callable[[Database], T]) -> T:
         """Use a connection, and again while it fails at once: a restart of the server takes a moment.
 
         Once a request has tried in vain for that long, later ones do not wait until one succeeds.

@@ -123,7 +123,7 @@ class Plan:
         if not raw:
             return None
         lows, highs = zip(*sorted(raw), strict=True)
-        return {"org_ids": _listed(self.cut.org_ids), "lows": list(lows), "highs": list(highs)}
+        return {"org_ids": self.cut.org_ids or (_NIL,), "lows": list(lows), "highs": list(highs)}
 
     def lacks_events(self, kept_since: datetime | None) -> str | None:
         """Say what raw events it needs that were dropped, None where it needs none of those.
@@ -259,7 +259,7 @@ class Plan:
             "dimension": dimension,
             **dict(zip(("by_org", "by_model", "by_value"), by, strict=True)),
             "pick": pick,
-            "org_ids": _listed(cut.org_ids),
+            "org_ids": cut.org_ids or (_NIL,),  # a list of none has no SQL; there is no such organisation
             "model_ids": _listed(cut.model_ids),
             "values": _listed(cut.values) if dimension == cut.dimension else None,
             "pieces": found,  # for callers; the statements have them as arrays

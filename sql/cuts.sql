@@ -1,7 +1,8 @@
 -- What cuts read. A cut is read in pieces (shared/pieces.py), and its statements have these relations in common.
 --
 -- Whether a statement groups by organisation, model and value, and which pieces there are, is said by constants,
--- so that the planner leaves out what is not needed.
+-- so that the planner leaves out what is not needed. Of one organisation IN is an equality, which the policy of
+-- sql/migrations/0025_rollups_in_scope.sql is one with.
 --
 -- {number} is the type that integers are added up in: bigint, which takes half the time of numeric, and numeric where
 -- PostgreSQL says that bigint is out of range (a sum above 9.2 * 10^18).
@@ -35,7 +36,7 @@ stored AS (
     FROM piece
     JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
     WHERE %(with_days)s AND piece.grain = 1440 AND r.grain = 1440 AND r.dimension = %(dimension)s
-      AND org_id = ANY (%(org_ids)s::uuid[])
+      AND org_id IN %(org_ids)s
     UNION ALL
     SELECT number, plus IS NOT NULL, org_id, model_id, value,
            invocations, errors, status_error, status_timeout, status_throttled,
@@ -45,7 +46,7 @@ stored AS (
     FROM piece
     JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
     WHERE %(with_hours)s AND piece.grain = 60 AND r.grain = 60 AND r.dimension = %(dimension)s
-      AND org_id = ANY (%(org_ids)s::uuid[])
+      AND org_id IN %(org_ids)s
     UNION ALL
     SELECT number, plus IS NOT NULL, org_id, model_id, value,
            invocations, errors, status_error, status_timeout, status_throttled,
@@ -55,7 +56,7 @@ stored AS (
     FROM piece
     JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
     WHERE %(with_halves)s AND piece.grain = 30 AND r.grain = 30 AND r.dimension = %(dimension)s
-      AND org_id = ANY (%(org_ids)s::uuid[])
+      AND org_id IN %(org_ids)s
     UNION ALL
     SELECT number, plus IS NOT NULL, org_id, model_id, value,
            1::bigint, (status <> 'success')::int::bigint, (status = 'error')::int::bigint,
@@ -79,8 +80,8 @@ stored AS (
                    WHEN 'apiKey' THEN api_key_id WHEN 'provider' THEN provider WHEN 'operation' THEN operation
                    WHEN 'errorCode' THEN CASE WHEN status <> 'success' THEN error_code END
                    ELSE left(metadata ->> substr(%(dimension)s, length('metadata.') + 1), 200) END COLLATE "C" AS value
-        FROM analytics.usage_events
-        WHERE org_id = ANY (%(org_ids)s::uuid[]) AND occurred_at >= piece.low AND occurred_at < piece.high
+        FROM analytics.events_in_scope
+        WHERE org_id IN %(org_ids)s AND occurred_at >= piece.low AND occurred_at < piece.high
           AND occurred_at >= %(raw_from)s::timestamptz AND occurred_at < %(raw_to)s::timestamptz
           AND (NOT %(shown_only)s OR batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches
                                                      WHERE rolled_up_at IS NULL))
@@ -143,7 +144,7 @@ SELECT (max(day) + 1)::timestamp AT TIME ZONE 'UTC' FROM analytics.dropped_days 
 SELECT coalesce(sum(invocations * extract(epoch FROM part.high - part.low) / 3600), 0)::bigint
 FROM unnest(%(lows)s::timestamptz[], %(highs)s::timestamptz[]) AS part (low, high)
 JOIN analytics.rollups AS r ON r.bucket_start = date_bin('1 hour', part.low, 'epoch')
-WHERE org_id = ANY (%(org_ids)s::uuid[]) AND dimension = '' AND grain = 60;
+WHERE org_id IN %(org_ids)s AND dimension = '' AND grain = 60;
 
 -- name: known
 -- The organisations that have rollups, of those that are asked for (NULL: all), and how many models, and how many
@@ -389,7 +390,7 @@ CASE %(order_by)s WHEN 'costEstimateCents' THEN (cost_estimate_cents * 100000000
 WITH {piece}, {stored}, measured AS (
     SELECT org_id, model_id, value, true AS added, invocations::{number} AS calls, {amount}
     FROM analytics.rollups
-    WHERE %(whole_days)s AND dimension = %(dimension)s AND grain = 1440 AND org_id = ANY (%(org_ids)s::uuid[])
+    WHERE %(whole_days)s AND dimension = %(dimension)s AND grain = 1440 AND org_id IN %(org_ids)s
       AND bucket_start >= %(first_day)s::timestamptz AND bucket_start < %(last_day)s::timestamptz
     UNION ALL
     SELECT org_id, model_id, value, added, invocations::{number}, {amount} FROM stored

@@ -1,7 +1,7 @@
 -- name: count_up_to
 -- How many events match, counting no further than one past the most that are wanted.
 SELECT count(*) FROM (
-    SELECT FROM analytics.usage_events
+    SELECT FROM analytics.events_in_scope
     WHERE org_id = %(org_id)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
       AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text)
       AND (%(status)s::text IS NULL OR status = %(status)s::text)
@@ -16,7 +16,7 @@ SELECT event_id::text, org_id::text,
        analytics.spreadsheet_text(model_id), analytics.spreadsheet_text(actor_id), input_tokens, output_tokens,
        latency_ms, status, analytics.spreadsheet_text(error_code),
        trim_scale(cost_estimate_cents)::text, metadata::text
-FROM analytics.usage_events
+FROM analytics.events_in_scope
 WHERE org_id = %(org_id)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
   AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text)
   AND (%(status)s::text IS NULL OR status = %(status)s::text)

@@ -7,6 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
+from gateway.database import scope_of
 from shared.csv_text import CsvLines
 from shared.postgres import Cursor, Database, Pool
 from shared.statements import load_statements
@@ -100,7 +101,12 @@ class IncidentExporter:
         with ExitStack() as opening:
             database = opening.enter_context(self._pool.lend(wait_seconds=_WAIT_SECONDS))
             cur = opening.enter_context(
-                database.transaction(repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS)
+                database.transaction(
+                    repeatable_read=True,
+                    read_only=True,
+                    time_limit_seconds=_LIMIT_SECONDS,
+                    beginning=scope_of(request.org_id),
+                )
             )
             parameters = vars(request)
             cur.execute(_SQL["count_up_to"], parameters)

@@ -64,7 +64,7 @@ class DimensionValuesResource:
         assert start is not None  # noqa: S101  check() has raised otherwise
         assert end is not None  # noqa: S101
         start, end = _widened(start, end)
-        rows = self._database.rows(
+        rows = self._database.of(org_id).rows(
             _SQL["values"],
             {
                 "org_id": org_id,

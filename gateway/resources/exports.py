@@ -45,7 +45,9 @@ class ExportsResource:
         Params(req.query_string).check()
         now = self._clock()
         wanted, cut = read_request(req, org_id, now)
-        job = self._database.transaction(partial(_create, wanted=wanted, cut=cut, now=now, req=req))
+        job = self._database.of(org_id).transaction(
+            partial(_create, wanted=wanted, cut=cut, now=now, req=req)
+        )
         req.context.audited = True
         resp.status = 202
         resp.location = f"{req.path}/{job['job_id']}"
@@ -59,7 +61,7 @@ class ExportsResource:
         limit = params.whole_number("limit", min_value=1, max_value=200, default=50)
         created_at, job_id = _read_cursor(params)
         params.check()
-        jobs = self._database.rows(
+        jobs = self._database.of(org_id).rows(
             _SQL["list_jobs"],
             {
                 "org_id": org_id,
@@ -150,7 +152,7 @@ def _check_kept(cur: Cursor, cut: Cut, now: datetime) -> None:
 def _find(database: GatewayDatabase, org_id: str, job_id: str) -> Row:
     """Return an organisation's job. What is another's, or malformed, was never there."""
     try:
-        rows = database.rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid(job_id)})
+        rows = database.of(org_id).rows(_SQL["find_job"], {"org_id": org_id, "job_id": uuid(job_id)})
     except Invalid:
         rows = []
     if not rows:

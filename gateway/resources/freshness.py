@@ -94,8 +94,11 @@ class FreshnessReader:
         return found
 
     def _summed_up(self, org_id: str) -> Summary:
-        asked = None if org_id == ALL_ORGS else org_id
-        [row] = self._database.rows(_SQL["summary"], {"org_id": asked, "as_of": self._clock()})
+        parameters = {"org_id": org_id, "as_of": self._clock()}
+        if org_id == ALL_ORGS:
+            [row] = self._database.of_all().rows(_SQL["summary"], parameters | {"org_id": None})
+        else:
+            [row] = self._database.of(org_id).rows(_SQL["summary"], parameters)
         return _summary(org_id, row)
 
     def _by_model(self, org_id: str) -> Freshness:
@@ -107,7 +110,7 @@ class FreshnessReader:
             summed_up, rows = (fetch_rows(cur, statement, parameters) for statement in statements)
             return summed_up, rows
 
-        [summed_up], rows = self._database.snapshot(read)
+        [summed_up], rows = self._database.of(org_id).snapshot(read)
         summary = _summary(org_id, summed_up)
         return Freshness(
             org_id=org_id,

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.access.authorize import PUBLIC
+from gateway.database import NO_ORG
 from gateway.http.answers import has
 from shared.errors import AnalyticsError, SchemaOutdated
 from shared.exposition import exposition
@@ -61,6 +62,9 @@ class ReadyResource:
             return {"postgresql": "an earlier probe still waits for its answer"}
         try:
             with self._database.query(time_limit_seconds=_PROBE_SECONDS + 1) as cur:
+                check_schema(cur)
+            # And as the role that requests are answered in: a login may lack the right to it.
+            with self._database.query(time_limit_seconds=_PROBE_SECONDS + 1, beginning=NO_ORG) as cur:
                 check_schema(cur)
         except SchemaOutdated as error:
             return {"postgresql": str(error)}

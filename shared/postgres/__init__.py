@@ -5,9 +5,20 @@ ends a wait for a server that is silent.
 """
 
 from shared.postgres.connection import connect
-from shared.postgres.database import Database
+from shared.postgres.database import Beginning, Database
 from shared.postgres.pool import Pool
 from shared.postgres.rows import Cursor, Row, Sink, copy_out, fetch_rows
 from shared.postgres.url import check_url
 
-__all__ = ["Cursor", "Database", "Pool", "Row", "Sink", "check_url", "connect", "copy_out", "fetch_rows"]
+__all__ = [
+    "Beginning",
+    "Cursor",
+    "Database",
+    "Pool",
+    "Row",
+    "Sink",
+    "check_url",
+    "connect",
+    "copy_out",
+    "fetch_rows",
+]

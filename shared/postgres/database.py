@@ -23,6 +23,9 @@ _LIMITS = " ".join(
 )
 """What each transaction sets, in the message that begins it: a pooler gives the next one another session."""
 
+Beginning = tuple[str, Mapping[str, Any]]
+"""What else a transaction sets in the message that begins it: SET LOCAL statements and their parameters."""
+
 
 class Database:
     """One connection, opened when first needed and again after it failed. For one thread at a time.
@@ -59,12 +62,13 @@ class Database:
         repeatable_read: bool = False,
         read_only: bool = False,
         first: str = "",
+        beginning: Beginning | None = None,
     ) -> Iterator[cursor]:
         """Run the block in one transaction: commit at its end, roll back if it raises.
 
         time_limit_seconds: most time the whole transaction may take before its connection is cut,
-        for servers that are silent; twice the statement limit by default. first: a statement without
-        parameters that is sent with the begin, whose rows the block's cursor has.
+        for servers that are silent; twice the statement limit by default. beginning: what else it sets.
+        first: a statement without parameters that is sent with the begin, whose rows the block's cursor has.
         Raises DatabaseUnavailable, DatabaseBusy, DatabaseRejected (DuplicateRow is one), or AnalyticsError
         for a bug in the SQL. After DatabaseUnavailable it is unknown whether the commit took place.
         """
@@ -75,21 +79,28 @@ class Database:
             begin.append(_SQL["read_only"])
         with self._using(time_limit_seconds) as raw:
             with raw.cursor() as cur:
-                cur.execute(" ".join([*begin, self._limits_in_sql(cur), first]))
+                cur.execute(" ".join([*begin, self._settings(cur, beginning), first]))
                 yield cur
             _require_writable(raw)
             _commit(raw)
 
     @contextmanager
-    def query(self, *, time_limit_seconds: float | None = None) -> Iterator[cursor]:
+    def query(
+        self, *, time_limit_seconds: float | None = None, beginning: Beginning | None = None
+    ) -> Iterator[cursor]:
         """Run single read statements, each its own snapshot, without the round trips of a transaction.
 
-        Raises as transaction() does.
+        beginning: what else each of them sets. Raises as transaction() does.
         """
         with self._using(time_limit_seconds) as raw, raw.cursor(cursor_factory=_LimitedCursor) as cur:
-            cur.limits = self._limits_in_sql(cur).encode()
+            cur.limits = self._settings(cur, beginning).encode()
             yield cur
             _require_writable(raw)
+
+    def _settings(self, cur: cursor, beginning: Beginning | None) -> str:
+        """Return what a transaction sets: the limits, and what else."""
+        limits = self._limits_in_sql(cur)
+        return limits if beginning is None else f"{limits} {cur.mogrify(*beginning).decode()}"
 
     @contextmanager
     def _using(self, time_limit_seconds: float | None) -> Iterator[connection]:

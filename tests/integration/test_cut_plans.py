@@ -67,11 +67,13 @@ def nodes(plan: Any) -> Iterator[Any]:
 
 
 def scans(owner: connection, name: str, parameters: dict[str, Any]) -> dict[str, str]:
-    """Run a statement and return what it read, each table with its index condition; none is read whole."""
+    """Run a statement as the gateway and return what it read, by which index condition; nothing whole."""
     with owner.cursor() as cur:
-        cur.execute("SET enable_sort = off")
+        cur.execute("SET jit = off; SET enable_sort = off; SET ROLE analytics_gateway_one_org")
+        cur.execute("SET analytics.scope = %s", (org(0),))
         cur.execute(f"EXPLAIN (ANALYZE, FORMAT json) {SQL[name]}", parameters)
         [([found],)] = cur.fetchall()
+        cur.execute("RESET ROLE")
     read: dict[str, str] = {}
     for node in nodes(found["Plan"]):
         index = node.get("Index Name", "").removesuffix("_pkey").removesuffix("_org")

@@ -79,7 +79,7 @@ def test_an_answer_within_one_s_own_organisation_or_a_refusal_leaves_none(
 @pytest.mark.parametrize(
     ("fault", "status"),
     [
-        ("REVOKE INSERT ON analytics.audit_log FROM analytics_gateway", 500),
+        ("REVOKE INSERT ON analytics.audit_log FROM analytics_gateway_all_orgs", 500),
         (
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN RAISE EXCEPTION 'a standby' USING ERRCODE = 'read_only_sql_transaction'; END $$;"
