@@ -63,5 +63,14 @@ def test_the_api_keeps_its_promises_whoever_asks_what_in_whatever_order(world: W
     run_state_machine_as_test(Machine, settings=fuzzed(3, stateful_step_count=40))
     print(dict(world.seen))  # for whoever runs it for long
     assert world.seen["run"] >= EXAMPLES
-    often = ("create", "key used again", "pages", "another's", "download", "question", "values", "incident")
+    often = (
+        "create",
+        "key used again",
+        "next page",
+        "another's",
+        "download",
+        "question",
+        "values",
+        "incident",
+    )
     assert all(world.seen[name] for name in often), world.seen

@@ -118,6 +118,8 @@ class ExportRules(ApiModel):
     @rule(who=people, place=places, limit=st.none() | st.integers(1, 4), between=st.booleans(), rng=seeds)
     def pages(self, who: str, place: int, limit: int | None, between: bool, rng: random.Random) -> None:
         """Pages list every job once, the newest first, whatever is created meanwhile."""
+        while len(self.jobs[self.orgs[place]]) < 3:
+            self._create_any(place, rng)
         wanted = [job.id for job in reversed(self.jobs[self.orgs[place]])]
         listed: list[str] = []
         parameters: dict[str, Any] = {} if limit is None else {"limit": limit}
@@ -131,12 +133,16 @@ class ExportRules(ApiModel):
                 break
             assert len(page["jobs"]) == (limit or 50)
             if between and "cursor" not in parameters:
-                body = an_export(rng)
-                echo = self._echo(body, gzip=False, place=place)
-                self._create("owner", place, body, body, key=None, known=None, same=False, echo=echo)
+                self._create_any(place, rng)
             parameters["cursor"] = page["nextCursor"]
+            self.world.seen["next page"] += 1
         assert listed == wanted
         self.world.seen["pages"] += 1
+
+    def _create_any(self, place: int, rng: random.Random) -> None:
+        body = an_export(rng)
+        echo = self._echo(body, gzip=False, place=place)
+        self._create("owner", place, body, body, key=None, known=None, same=False, echo=echo)
 
     @rule(who=people, place=places, status=st.sampled_from(["succeeded", "pending", "failed", "expired"]))
     def pages_of_a_status(self, who: str, place: int, status: str) -> None:
