@@ -25,6 +25,11 @@ _SUMS = """
     SELECT org_id::text, model_id, bucket_start, invocations, errors, input_tokens, output_tokens,
            cost_estimate_cents
     FROM analytics.{}_rollups"""
+_BY_CLIENT = """
+    SELECT org_id::text, model_id, date_trunc('hour', bucket_start, 'UTC'), sum(invocations), sum(errors),
+           sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents)
+    FROM analytics.rollups WHERE dimension = 'client' AND grain = 60 GROUP BY 1, 2, 3"""
+_INCOMPLETE = "SELECT FROM analytics.rollup_dimensions WHERE name = 'client' AND complete_since IS NOT NULL"
 _AUDITED = "SELECT request_id FROM analytics.audit_log"
 _JOBS = "SELECT job_id::text, status, checksum, size_bytes, row_count, object_key, org_id::text FROM {}"
 
@@ -38,6 +43,8 @@ def read_out(scene: Scene, final_jobs: dict[str, str]) -> Found:
         found.rows = [_row(values) for values in _query(owner, _ROWS)]
         for grain, name in (("hour", "hourly"), ("day", "daily")):
             found.views[f"{name} rollups"] = (grain, _sums(_query(owner, _SUMS.format(name))))
+        if not _query(owner, _INCOMPLETE):
+            found.views["rollups by client"] = ("hour", _sums(_query(owner, _BY_CLIENT)))
         jobs = _query(owner, _JOBS.format("analytics.export_jobs"))
         found.audited = [str(value) for (value,) in _query(owner, _AUDITED)]
     with scene.observer() as observer:
