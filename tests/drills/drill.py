@@ -107,7 +107,8 @@ class Drill:
                 self.history.end("fault", "fail", number, why=f"{type(error).__name__}: {error}"[:_MAX_WHY])
                 return str(error)[:_MAX_PROBLEM]
             self.history.end("fault", "ok", number, problem=problem)
-            self.struck[fault.name] += not problem
+            if not problem:
+                self.struck[fault.name] += 1
             return problem or f"held {seconds:.1f} s"
 
     def _disturbed(self, fault: Fault) -> int:

@@ -129,6 +129,7 @@ class ExportRules(ApiModel):
                 return
             assert len(page["jobs"]) <= (limit or 50)
             listed += [job["jobId"] for job in page["jobs"]]
+            assert len(listed) <= len(wanted)
             if page["nextCursor"] is None:
                 break
             assert len(page["jobs"]) == (limit or 50)
