@@ -132,7 +132,7 @@ def test_a_cross_org_export_and_its_audit_row_are_both_there_or_neither(
     with owner.cursor() as cur:
         cur.execute("SELECT decision, method FROM analytics.audit_log")
         assert cur.fetchall() == [("cross-org", "POST")] * 2
-        cur.execute("REVOKE INSERT ON analytics.audit_log FROM analytics_gateway")
+        cur.execute("REVOKE INSERT ON analytics.audit_log FROM analytics_gateway, analytics_gateway_all_orgs")
         assert_problem(create(gateway, ADMIN), 500)
         assert create(gateway, {**ADMIN, "X-Actor-Orgs": org(0)}).status_code == 202
         cur.execute("SELECT count(*) FROM analytics.export_jobs")

@@ -101,7 +101,7 @@ def test_a_fault_in_any_part_of_the_rollup_worker_ends_it_with_the_reason(
 def test_a_fault_in_the_upkeep_of_the_rollup_worker_ends_it_with_the_reason(
     owner: connection, start: Start, environ: dict[str, str]
 ) -> None:
-    run(owner, "REVOKE DELETE ON analytics.event_keys FROM analytics_rollup_worker")
+    run(owner, "REVOKE DELETE ON analytics.ingestion_batches FROM analytics_rollup_worker")
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "rollup_worker"],

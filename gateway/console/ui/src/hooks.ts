@@ -35,7 +35,9 @@ export function useAnswer<T>(path: string | null, turn: number): Asked<T> {
     );
     return () => abort.abort();
   }, [path, turn]);
-  return asked;
+  // The effect runs after the page is drawn: until then what is shown is of another path already.
+  const behind = path !== null && asked.of !== path && asked.waitingSince === null;
+  return behind ? { ...asked, waitingSince: Date.now() } : asked;
 }
 
 /** The time of now, again every so many milliseconds. */
