@@ -210,6 +210,7 @@ def test_preferences_are_all_that_is_kept(show: Show) -> None:
     page.get_by_label("every digit").check()
     assert re.fullmatch(r"\$\d+\.\d{3,}", page.locator(".figure data").first.inner_text())
     page.get_by_label("Colours").select_option("dark")
+    settle(page)
     kept = page.evaluate("JSON.stringify(localStorage)")
     assert (
         kept == '{"usage-analytics-console":"{\\"theme\\":\\"dark\\",\\"exact\\":true,\\"refresh\\":false}"}'

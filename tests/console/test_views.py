@@ -321,5 +321,5 @@ def test_axe_finds_nothing_and_a_narrow_screen_shows_all_of_it(show: Show, view:
     page.emulate_media(color_scheme="dark")
     assert axe(page, "color-contrast") == []
     page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")  # charts follow
     assert axe(page, "target-size", "scrollable-region-focusable") == []

@@ -19,6 +19,7 @@ from tests.support.raw_http import USAGE, dial, get
 
 _FAKETIME = "/usr/lib/*/faketime/libfaketime.so.1"
 _CLIENTS = 200
+_START_SECONDS = 5
 _KILLS_IN_A_ROW = 10
 _ALONE = {"gateway.release_before"}
 """Not beside other faults."""
@@ -150,9 +151,11 @@ def _kill_again_and_again_end(scene: Scene) -> None:
 
 def _kill_gateway_worker(scene: Scene) -> None:
     master = psutil.Process(scene.processes["gateway"].popen.pid)
-    workers = master.children()
-    if not workers:
-        raise MetNothing("no worker yet")
+    until = time.monotonic() + _START_SECONDS
+    while not (workers := master.children()):  # it was started just now
+        if time.monotonic() > until:
+            raise MetNothing("no worker yet")
+        time.sleep(0.1)
     random.choice(workers).kill()
 
 
