@@ -113,9 +113,7 @@ def settle(page: Page) -> None:
     """Wait until nothing is asked for any more."""
     page.wait_for_selector("#main")
     # A new address reaches the page by an event, and is drawn in the frame after.
-    page.evaluate(
-        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
-    )
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 20)))")
     expect(page.locator(".waiting, [aria-busy=true]")).to_have_count(0)
 
 
