@@ -172,15 +172,20 @@ def exit_code(run: Callable[[], None]) -> int:
     try:
         run()
     except PartFailed as failed:
-        cause = failed.__cause__
-        _log.critical("ended by an error", part=failed.part, reason=_described(cause), exc_info=cause)
+        _say_last(failed.__cause__, part=failed.part)
     except Exception as error:  # noqa: BLE001  whatever it is, it ends the process and is logged
-        _log.critical("ended by an error", reason=_described(error), exc_info=error)
+        _say_last(error)
     else:
         _log.info("stopped")
         return 0
-    logging.disable()  # a thread that is still running must not write behind the reason
     return 1
+
+
+def _say_last(error: BaseException | None, **fields: str) -> None:
+    """Log why the process ends. A thread that is still running must not write behind it."""
+    logging.disable(logging.ERROR)
+    _log.critical("ended by an error", **fields, reason=_described(error), exc_info=error)
+    logging.disable()
 
 
 def _described(error: BaseException | None) -> str:

@@ -6,6 +6,7 @@ settings of them all, ready for a process. A test marked `alone` has the machine
 """
 
 import os
+import random
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pika
 import pytest
 import redis
 
-from deploy.local import env_file
+from deploy.local import env_file, machine
 from deploy.local.stack import LocalStack
 from tests.support import shared_stack
 from tests.support.failures import logs_of
@@ -32,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     env_file.forget_earlier_stack(os.environ)
     if (given := getattr(config, "workerinput", None)) is not None:
         config.stash[_HOME] = Path(given["stack_home"])
+        place = int(given["workerid"].removeprefix("gw")) + random.random() / 4
+        machine.begin_ports_at(place / given["workercount"])
     else:
         config.stash[_OWNED] = SharedStack()
         config.stash[_HOME] = config.stash[_OWNED].home

@@ -39,6 +39,13 @@ _start = random.randrange(len(_PORTS))
 _candidates = itertools.cycle([*_PORTS[_start:], *_PORTS[:_start]])
 
 
+def begin_ports_at(share: float) -> None:
+    """Look for ports from this part of the range on (0 to below 1): processes side by side keep apart."""
+    global _candidates  # noqa: PLW0603  one way round a process
+    start = int(share * len(_PORTS))
+    _candidates = itertools.cycle([*_PORTS[start:], *_PORTS[:start]])
+
+
 def free_ports(count: int) -> list[int]:
     """Return TCP ports that nobody listens on, each with its port + 10000 free too (SeaweedFS's gRPC).
 

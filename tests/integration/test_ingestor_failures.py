@@ -132,7 +132,7 @@ def test_a_batch_that_commits_before_an_earlier_one_is_acknowledged_after_it(
     events = traffic(200)
     with closing(psycopg2.connect(database.owner_url)) as other:
         hold_key(other, events[50])
-        process = ingestion.start(INGESTION_BATCH_SIZE="100")
+        process = ingestion.start(INGESTION_BATCH_SIZE="100", INGESTION_BATCH_TIMEOUT="10s")
         ingestion.publish(map(encode, events[:100]))
         wait_until_waiting(owner)
         ingestion.publish(map(encode, events[100:]))
