@@ -55,7 +55,7 @@ def test_the_gateway_keeps_to_its_document_whatever_is_asked(
 
 def tried(url: str) -> str:
     """Run schemathesis; return what it printed."""
-    options = ["--url", url, "--seed", str(SEED), "--max-examples", str(-(-EXAMPLES // 3)), "--no-color"]
+    options = ["--url", url, "--seed", str(SEED), "--max-examples", str(max(2, EXAMPLES // 2)), "--no-color"]
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "--config-file", "tests/support/schemathesis.toml", "run",
          "gateway/openapi.yaml", "--checks", "all", *options],

@@ -5,13 +5,13 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "10"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 """Examples of each kind; each test says how many it makes of one."""
 
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
 
 
-TIMEOUT_SECONDS = 60 * max(10, EXAMPLES)
+TIMEOUT_SECONDS = 60 * max(5, EXAMPLES)
 
 
 def fuzzed(factor: int = 1, **changes: Any) -> settings:
