@@ -123,6 +123,7 @@ def test_a_slow_but_steady_body_is_taken(gateway: Process) -> None:
         assert receive(client)[0] == 204
 
 
+@pytest.mark.alone
 def test_clients_that_never_close_hold_nobody_up(gateway: Process) -> None:
     with ExitStack() as opened:
         for _ in range(100):

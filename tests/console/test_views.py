@@ -217,7 +217,9 @@ def test_a_bucket_is_chosen_with_the_keyboard_and_looked_at_more_closely(scene: 
     assert "by=minute" in page.url
     expect(page.locator(".spike h2")).to_contain_text("The worst minute")
     # A click on a chart chooses what is below it.
-    box = page.get_by_role("group", name=re.compile("^Errors by status")).locator(".u-over").bounding_box()
+    over = page.get_by_role("group", name=re.compile("^Errors by status")).locator(".u-over")
+    expect(over).to_be_visible()
+    box = over.bounding_box()
     assert box
     page.mouse.click(box["x"] + box["width"] * 22.5 / 60, box["y"] + 40)
     expect(page.locator(".spike h2")).to_contain_text("Chosen minute")
