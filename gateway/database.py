@@ -12,12 +12,11 @@ from typing import Any, Self, TypeVar
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
 from shared.postgres import Beginning, Cursor, Database, Pool, Row, fetch_rows
-from shared.statements import load_statements
+from shared.statements import bare, load_statements
 
 T = TypeVar("T")
 
-_SQL = {name: text.rpartition("\n")[2] for name, text in load_statements("scope.sql").items()}
-"""Sent with each transaction: without their comments."""
+_SQL = bare(load_statements("scope.sql"))
 
 STATEMENT_SECONDS = 5.0
 _LIMIT_SECONDS = STATEMENT_SECONDS + 2

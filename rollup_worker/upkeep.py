@@ -14,6 +14,7 @@ import structlog
 from rollup_worker.dimensions import list_dimensions
 from shared.buckets import bucket_start
 from shared.clock import Clock
+from shared.pieces import HOUR_MINUTES
 from shared.postgres import Cursor, Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings
@@ -110,9 +111,9 @@ class Upkeep:
         for dimension in dimensions:
             for table, grain, *_ in dimension.parts:
                 cutoff = oldest
-                if grain == 60 and dimension.hours_kept:
+                if grain == HOUR_MINUTES and dimension.hours_kept:
                     cutoff = max(oldest, bucket_start(now - dimension.hours_kept, "day"))
-                if grain == 60 and dimension.days_until:
+                if grain == HOUR_MINUTES and dimension.days_until:
                     cutoff = min(cutoff, dimension.days_until)  # what its days do not hold yet stays
                 yield _Pruning(
                     "prune_rollups",

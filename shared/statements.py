@@ -41,6 +41,11 @@ def in_type(statements: Mapping[str, str], number: Literal["bigint", "numeric"])
     return {name: text.replace("{number}", number) for name, text in statements.items()}
 
 
+def bare(statements: Mapping[str, str]) -> Mapping[str, str]:
+    """Return statements of one line without their comments, for those that are sent many times a second."""
+    return {name: text.rpartition("\n")[2] for name, text in statements.items()}
+
+
 def with_tables(statement: str, **tables: str) -> str:
     """Return a statement for these tables, by the names it has for them. Raises ValueError on a bad name."""
     for placeholder, table in tables.items():

@@ -24,39 +24,26 @@ winner AS MATERIALIZED (
         AS winner (org_id, model_id, value)
 )
 
+-- relation: rollups_in_pieces
+-- Rollups of the organisations in one dimension with the pieces that they are in. Which grain is said by a constant.
+SELECT number, plus IS NOT NULL AS added, org_id, model_id, value,
+           invocations, errors, status_error, status_timeout, status_throttled,
+           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+           cost_estimate_cents, success_output_tokens, success_latency_ms,
+           latency_bins, latency_counts, first_token_bins, first_token_counts
+    FROM piece
+    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
+    WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s
+
 -- relation: stored
 -- What the pieces hold of the organisations in one dimension: rollups, and raw events as rollups of one event
 -- each. Which figures a statement does not use are not computed.
 stored AS (
-    SELECT number, plus IS NOT NULL AS added, org_id, model_id, value,
-           invocations, errors, status_error, status_timeout, status_throttled,
-           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-           cost_estimate_cents, success_output_tokens, success_latency_ms,
-           latency_bins, latency_counts, first_token_bins, first_token_counts
-    FROM piece
-    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_days)s AND piece.grain = 1440 AND r.grain = 1440 AND r.dimension = %(dimension)s
-      AND org_id IN %(org_ids)s
+    {rollups_in_pieces} AND %(with_days)s AND piece.grain = 1440 AND r.grain = 1440
     UNION ALL
-    SELECT number, plus IS NOT NULL, org_id, model_id, value,
-           invocations, errors, status_error, status_timeout, status_throttled,
-           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-           cost_estimate_cents, success_output_tokens, success_latency_ms,
-           latency_bins, latency_counts, first_token_bins, first_token_counts
-    FROM piece
-    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_hours)s AND piece.grain = 60 AND r.grain = 60 AND r.dimension = %(dimension)s
-      AND org_id IN %(org_ids)s
+    {rollups_in_pieces} AND %(with_hours)s AND piece.grain = 60 AND r.grain = 60
     UNION ALL
-    SELECT number, plus IS NOT NULL, org_id, model_id, value,
-           invocations, errors, status_error, status_timeout, status_throttled,
-           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-           cost_estimate_cents, success_output_tokens, success_latency_ms,
-           latency_bins, latency_counts, first_token_bins, first_token_counts
-    FROM piece
-    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE %(with_halves)s AND piece.grain = 30 AND r.grain = 30 AND r.dimension = %(dimension)s
-      AND org_id IN %(org_ids)s
+    {rollups_in_pieces} AND %(with_halves)s AND piece.grain = 30 AND r.grain = 30
     UNION ALL
     SELECT number, plus IS NOT NULL, org_id, model_id, value,
            1::bigint, (status <> 'success')::int::bigint, (status = 'error')::int::bigint,

@@ -47,11 +47,14 @@ class Reading:
     def __init__(
         self, cut: Cut, org_id: str | None, database: GatewayDatabase, clock: Clock, opened: ExitStack
     ) -> None:
-        """Open it. Raises Problem where the cut asks for what is not kept, and DatabaseUnavailable."""
+        """Open it. org_id: the organisation that may be seen, None for all.
+
+        Raises Problem where the cut asks for what is not kept, and DatabaseUnavailable.
+        """
         self.org_id = org_id
         self.org_filter = cut.org_ids
-        self._database = database
-        self._open, kept = database.begin(opened, KEPT, fetch_kept)
+        self._database = database.of_all() if org_id is None else database.of(org_id)
+        self._open, kept = self._database.begin(opened, KEPT, fetch_kept)
         groups = None
         if cut.org_ids is None or (cut.top is not None and not cut.by_value):
             cut, groups = self._with_orgs(cut)

@@ -45,9 +45,8 @@ class ReliabilityResource:
         query = CutParams(req.query_string, "percentile", platform=org_id is None)
         percentile = query.params.choice("percentile", NAMES)
         cut = query.cut(org_id, minutes=True)
-        database = self._database.of_all() if org_id is None else self._database.of(org_id)
         with ExitStack() as opened:
-            reading = Reading(cut, org_id, database, self._clock, opened)
+            reading = Reading(cut, org_id, self._database, self._clock, opened)
             reliability = _Reliability(reading, percentile)
 
             def admit() -> None:

@@ -38,9 +38,8 @@ class UsageResource:
         cut = CutParams(req.query_string, platform=org_id is None).cut(org_id, minutes=False)
         # Before the sums: they may then show more than this promises, never less.
         freshness = self._freshness.summary(ALL_ORGS if org_id is None else org_id)
-        database = self._database.of_all() if org_id is None else self._database.of(org_id)
         with ExitStack() as opened:
-            reading = Reading(cut, org_id, database, self._clock, opened)
+            reading = Reading(cut, org_id, self._database, self._clock, opened)
             usage = _Usage(reading, {"freshness": freshness.shown()})
 
             def admit() -> None:

@@ -13,10 +13,9 @@ from psycopg2.extensions import BYTES, TRANSACTION_STATUS_IDLE, connection, curs
 from shared.errors import AnalyticsError, DatabaseUnavailable, NumberTooLarge
 from shared.postgres.connection import connect, refuses_writes, translated
 from shared.postgres.watchdog import cut, watchdog
-from shared.statements import load_statements
+from shared.statements import bare, load_statements
 
-_SQL = {name: text.rpartition("\n")[2] for name, text in load_statements("session.sql").items()}
-"""Each is sent many times a second: without its comment."""
+_SQL = bare(load_statements("session.sql"))
 
 _LIMITS = " ".join(
     _SQL[name] for name in ("statement_timeout", "lock_timeout", "idle_timeout", "timezone", "jit")

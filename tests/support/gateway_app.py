@@ -81,17 +81,22 @@ class Gateway:
         headers: Mapping[str, str] | None = None,
     ) -> testing.Result:
         """Send a request. path: not yet percent-encoded."""
-        quoted = quote(path, safe="/%")
-        answer = self._client.simulate_request(
+        all_headers = {**({} if body is None else JSON), **actor, **(headers or {})}
+        answer = self._send(method, quote(path, safe="/%"), query, body, all_headers)
+        hold_to_document(method, path, answer)
+        return answer
+
+    def _send(
+        self, method: str, quoted: str, query: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> testing.Result:
+        return self._client.simulate_request(
             method,
             quoted,
             query_string=query,
             extras={"RAW_URI": f"{quoted}?{query}" if query else quoted},  # as gunicorn has it
             body=body,
-            headers={**({} if body is None else JSON), **actor, **(headers or {})},
+            headers=headers,
         )
-        hold_to_document(method, path, answer)
-        return answer
 
     def get(self, path: str, actor: Mapping[str, str] = OWNER, **parameters: str) -> Any:
         """Return the JSON answer of a GET that must be a 200; decimals stay exact."""

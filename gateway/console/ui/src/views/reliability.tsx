@@ -10,11 +10,11 @@ import { Chart, type Layer } from '../parts/chart.tsx';
 import { dimensionName, overWindow } from '../parts/controls.tsx';
 import { Card, Count } from '../parts/figures.tsx';
 import { EmptyOrg, EmptyWindow, Incomplete } from '../parts/states.tsx';
-import { Table, type Column } from '../parts/table.tsx';
+import type { Column } from '../parts/table.tsx';
 import { incident } from '../question.ts';
 import { nameOf, rows, type Row } from '../series.ts';
 import { addDays, bucketWindow, instantOf, localOf } from '../window.ts';
-import { GroupName, groupsTitle, zoomed } from './usage.tsx';
+import { GroupName, Groups, zoomed } from './usage.tsx';
 
 interface Props {
   view: View;
@@ -250,16 +250,5 @@ function GroupTable({ view, onView, sums }: { view: View; onView: (view: View) =
     column('first', 'p95 first token', (of) => of.timeToFirstTokenMs.p95, milliseconds),
     column('speed', 'Output tokens/s', (of) => of.outputTokensPerSecond, (value) => (value === null ? '–' : count(value))),
   ];
-  return (
-    <Table
-      title={groupsTitle(view, groups)}
-      columns={columns}
-      rows={groups}
-      keyOf={(row) => row.key}
-      isLast={(row) => row.other}
-      sort={view.sort}
-      usual="-rate"
-      onSort={(sort) => onView({ ...view, sort })}
-    />
-  );
+  return <Groups {...{ view, onView, groups, columns }} usual="-rate" />;
 }

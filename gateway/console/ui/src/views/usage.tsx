@@ -258,23 +258,37 @@ function GroupTable({ view, onView, groups, totals, sparks, colors }: GroupTable
     { id: 'over', name: 'Over the window', cell: (row) => <Spark values={sparks.get(row.key) ?? []} /> },
   ];
   return (
+    <Groups
+      {...{ view, onView, groups, columns }}
+      usual={`-${view.measure === 'tokens' ? 'input' : view.measure === 'errors' ? 'rate' : view.measure}`}
+    />
+  );
+}
+
+interface GroupsProps<Of> {
+  view: View;
+  onView: (view: View) => void;
+  groups: Of[];
+  columns: Column<Of>[];
+  /** what it sorts by until a person chooses */
+  usual: string;
+}
+
+/** A table of groups; all other stands last. */
+export function Groups<Of extends { key: string; other: boolean }>({ view, onView, groups, columns, usual }: GroupsProps<Of>) {
+  const title = `By ${view.group.map(dimensionName).join(' and ')}`;
+  return (
     <Table
-      title={groupsTitle(view, groups)}
+      title={groups.some((row) => row.other) ? `${title}: the ${view.top} largest and all other` : title}
       columns={columns}
       rows={groups}
       keyOf={(row) => row.key}
       isLast={(row) => row.other}
       sort={view.sort}
-      usual={`-${view.measure === 'tokens' ? 'input' : view.measure === 'errors' ? 'rate' : view.measure}`}
+      usual={usual}
       onSort={(sort) => onView({ ...view, sort })}
     />
   );
-}
-
-/** What a table of groups is of. */
-export function groupsTitle(view: View, groups: { other: boolean }[]): string {
-  const title = `By ${view.group.map(dimensionName).join(' and ')}`;
-  return groups.some((row) => row.other) ? `${title}: the ${view.top} largest and all other` : title;
 }
 
 export function Share({ share }: { share: number | null }) {
