@@ -14,6 +14,7 @@ from typing import Any
 import pika
 import pytest
 import redis
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from deploy.local import env_file, machine
 from deploy.local.stack import LocalStack
@@ -25,6 +26,7 @@ from tests.support.turns import turn
 
 _OWNED = pytest.StashKey[SharedStack]()
 _HOME = pytest.StashKey[Path]()
+_CONSOLE = "tests/console"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +46,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Give a worker of xdist the servers' addresses."""
     node.workerinput["stack_home"] = str(node.config.stash[_HOME])
+
+
+class _FilesTogether(LoadFileScheduling):  # type: ignore[misc]  # xdist tells no types
+    """Gives each file to one worker, and the files that look at the console to the same one.
+
+    Those share a fleet with known data and a Chromium, whose start takes longer than most of them.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return _CONSOLE if file.startswith(f"{_CONSOLE}/") and not file.endswith("test_build.py") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Return how the tests are shared out among the workers; None for xdist's own ways."""
+    return _FilesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

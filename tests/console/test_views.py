@@ -83,6 +83,7 @@ def test_the_chart_s_table_adds_up_to_the_totals(scene: Scene, show: Show) -> No
     page = show(week(A, group="apiKey", top="2", measure="calls"))
     page.get_by_text("As a table").click()
     table = page.locator(".chart table")
+    expect(table).to_be_visible()
     head = table.locator("thead th").all_inner_texts()
     assert head[0] == "day"
     assert head[1] == "in all"
@@ -140,7 +141,7 @@ def test_days_are_those_of_the_zone(scene: Scene, show: Show) -> None:
     window = {"start": f"{START:%Y-%m-%d}T00:00:00+05:30", "end": f"{END:%Y-%m-%d}T00:00:00+05:30"}
     answer = scene.api.get(f"/orgs/{A}/usage", **window, timeZone="Asia/Kolkata", groupBy="none")
     page.get_by_text("As a table").click()
-    assert page.locator(".chart tbody tr").count() == len(answer["series"])
+    expect(page.locator(".chart tbody tr")).to_have_count(len(answer["series"]))
     assert Decimal(card(page, "Spend")) == answer["totals"]["costEstimateCents"]
     choose_zone(page, "America/New_York")
     settle(page)
