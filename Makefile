@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests side by side. They wait more than they compute.
-WORKERS ?= 5
+WORKERS ?= 7
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What `make lock` does with the pins there are: UPGRADE= keeps them and adds what is missing.
 UPGRADE ?= --upgrade

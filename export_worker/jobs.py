@@ -4,9 +4,12 @@ The states are drawn in shared/export_job.py.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from psycopg2.extensions import cursor
 
 from shared.postgres import Database, Row, fetch_rows
 from shared.statements import load_statements
@@ -58,6 +61,9 @@ class Jobs:
         self._worker = worker
         self._lease = lease
         self._max_attempts = max_attempts
+        # A worker that is frozen between a statement and its commit holds the job's row, and nobody can take
+        # the job over. So the server ends that transaction by the time the lease has ended.
+        self._idle_limit = _SQL["limit_idle"], {"lease_ms": round(lease.total_seconds() * 1000)}
 
     def claim(self) -> Job | None:
         """Take the oldest job that is due, or whose worker's lease has ended; None when there is none."""
@@ -98,7 +104,7 @@ class Jobs:
 
     def give_back(self, job: Job) -> bool:
         """Let others take the job at once, its attempt not counted; False when the claim was lost."""
-        with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:
+        with self._transaction() as cur:
             cur.execute(_SQL["give_back"], job.claim)
             given = cur.rowcount == 1
             cur.execute(_SQL["notify"])
@@ -107,7 +113,7 @@ class Jobs:
     def fail_abandoned(self) -> int:
         """Fail the jobs whose last attempt ended without a word; return how many."""
         error = f"The export was begun {self._max_attempts} times, and each time its worker vanished."
-        with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:
+        with self._transaction() as cur:
             cur.execute(_SQL["fail_abandoned"], {"max_attempts": self._max_attempts, "error": error})
             return cur.rowcount
 
@@ -115,12 +121,15 @@ class Jobs:
         """Wait until a job is inserted, at most this long; return whether one was, or may have been."""
         return self.database.wait_notified(_SQL["listen"], seconds)
 
+    def _transaction(self) -> AbstractContextManager[cursor]:
+        return self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS, beginning=self._idle_limit)
+
     def _row(self, statement: str, parameters: Mapping[str, Any]) -> Row | None:
-        with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:
+        with self._transaction() as cur:
             rows = fetch_rows(cur, _SQL[statement], parameters)
             return rows[0] if rows else None
 
     def _changed(self, statement: str, parameters: Mapping[str, Any]) -> bool:
-        with self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS) as cur:
+        with self._transaction() as cur:
             cur.execute(_SQL[statement], parameters)
             return cur.rowcount == 1

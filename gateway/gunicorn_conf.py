@@ -33,6 +33,7 @@ def _make_metrics_folder() -> Path:
 _metrics_folder = _make_metrics_folder()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_metrics_folder)
 
+import gateway.app  # noqa: E402, F401  once, before the fork: its workers share the memory and start sooner
 from gateway.http import refusals, worker  # noqa: E402  prometheus_client comes with them
 from shared import process_metrics  # noqa: E402, F401  before the fork: its workers have the same start times
 from shared.logs import configure_logs, log_start  # noqa: E402

@@ -41,6 +41,10 @@ LIMIT %(limit)s;
 -- Asks for the notification that every insert of jobs sends.
 LISTEN analytics_export_jobs;
 
+-- name: limit_idle
+-- Ends this transaction where its worker falls silent within it for as long as its lease lasts.
+SET LOCAL idle_in_transaction_session_timeout = %(lease_ms)s;
+
 -- name: claim_job
 -- Takes the oldest job that is due or whose lease has ended, and that has attempts left. Of cuts that is due_at:
 -- the release before must not see them (sql/migrations/0017_export_cuts.sql).

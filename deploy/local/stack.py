@@ -127,6 +127,15 @@ class LocalStack:
             )
         return f"{url}/{name}"
 
+    def stop_waiting_for_the_disk(self) -> None:
+        """Let PostgreSQL survive the end of its processes, but no longer that of the machine.
+
+        For data that nobody will miss: a commit then costs what it costs in memory.
+        """
+        with _session(f"{self.settings['ADMIN_DATABASE_URL']}/postgres") as cur:
+            cur.execute("ALTER SYSTEM SET fsync = off")
+            cur.execute("SELECT pg_reload_conf()")
+
     def make_template(self, name: str) -> None:
         """Close a database to every connection, so that it can be copied at any time.
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import shared.postgres.database
 from export_worker.delivery import Delivery
 from export_worker.jobs import Job, Jobs
-from shared.errors import ObjectStoreRefused, ObjectStoreUnavailable
+from shared.errors import DatabaseUnavailable, ObjectStoreRefused, ObjectStoreUnavailable
 from shared.postgres import Database
 from shared.s3 import ObjectStore
 from shared.settings import ObjectStoreSettings, load
@@ -128,6 +129,26 @@ def test_a_worker_frozen_past_its_lease_changes_nothing_when_it_wakes(
     assert exports.job(created) | {"leftovers": False} == row | {"leftovers": False}
     assert_whole(exports, row)
     assert (zombie.popen.poll(), other.popen.poll()) == (None, None)
+
+
+def test_a_worker_frozen_between_a_statement_and_its_commit_holds_its_job_no_longer_than_its_lease(
+    exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def jobs() -> Jobs:
+        database = Database(exports.database.export_worker_url, application_name="test")
+        return Jobs(database, worker="w", lease=timedelta(seconds=1), max_attempts=3)
+
+    exports.create()
+    zombie, other = jobs(), jobs()
+    job = zombie.claim()
+    assert job is not None
+    with monkeypatch.context() as frozen:
+        frozen.setattr(shared.postgres.database, "_commit", lambda _: None)
+        assert zombie.extend_lease(job, 1)
+    wait_until(lambda: other.claim() is not None, "the job for another worker", seconds=10)
+    with pytest.raises(DatabaseUnavailable):
+        zombie.extend_lease(job, 2)
+    assert not zombie.extend_lease(job, 2)
 
 
 def test_a_zombie_that_has_uploaded_removes_its_own_object_only(exports: Exports) -> None:

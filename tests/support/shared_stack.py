@@ -57,6 +57,7 @@ class SharedStack:
     def _start(self) -> None:
         in_containers, self.used = containers.choose()
         self._stack = LocalStack(self.home, environ={}, in_containers=in_containers).start()
+        self._stack.stop_waiting_for_the_disk()
         migrate(self._stack.create_database(TEMPLATE))
         self._stack.make_template(TEMPLATE)
         self._stack.create_logins()
