@@ -4,8 +4,10 @@ A console error, a violation of the Content-Security-Policy, a request to elsewh
 more that the test has not announced, fails it.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,8 @@ class Watched:
 
     url: str
     allowed: set[int] = field(default_factory=set)
+    elsewhere: list[str] = field(default_factory=list)
+    """Addresses of other servers that the test has announced."""
     faults: list[str] = field(default_factory=list)
 
     def watch(self, page: Page) -> None:
@@ -70,7 +74,7 @@ class Watched:
             self.faults.append(f"{response.status} of {response.url}")
 
     def _request(self, url: str) -> None:
-        if not url.startswith((f"{self.url}/", "blob:")):
+        if not url.startswith((f"{self.url}/", "blob:", *self.elsewhere)):
             self.faults.append(f"a request to {url}")
 
 
@@ -132,7 +136,43 @@ def axe(page: Page, *rules: str) -> list[str]:
     ]
 
 
+def choose(page: Page, name: str, value: str) -> None:
+    """Choose a value of one of the menus above the numbers."""
+    label = page.locator("fieldset label").filter(has_text=re.compile(f"^{name} "))
+    label.locator("select").select_option(value)
+    settle(page)
+
+
 def choose_zone(page: Page, name: str) -> None:
     """Choose a time zone; the menu is whole once it has the focus."""
     page.get_by_label("Zone").focus()
     page.get_by_label("Zone").select_option(name)
+
+
+def card(page: Page, name: str) -> str:
+    """Return the exact value of a card's figure, or its text."""
+    found = page.locator(".card", has=page.get_by_role("heading", name=name, exact=True)).locator(".figure")
+    data = found.locator("data")
+    return (data.get_attribute("value") if data.count() else found.inner_text()) or ""
+
+
+def rows_of(page: Page, caption: str) -> list[list[str]]:
+    """Return the rows of the table with a caption; of an exact figure its value."""
+    table = page.locator("table", has=page.locator("caption", has_text=caption))
+    script = """rows => rows.map(row => [...row.cells].map(cell =>
+        cell.querySelector('data') ? cell.querySelector('data').value : cell.innerText.trim()))"""
+    found: list[list[str]] = table.locator("tbody tr").evaluate_all(script)
+    return found
+
+
+def milliseconds(value: int | None) -> str:
+    """Write a time as the page does."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:,} ms" if value < 10_000 else f"{value / 1000:.1f} s"
+
+
+def percent(share: float) -> str:
+    """Write a share as the page does."""
+    digits = Decimal("0.01") if 0 < share < 0.1 else Decimal("0.1")
+    return f"{(Decimal(str(share)) * 100).quantize(digits, ROUND_HALF_UP)}%"

@@ -1,17 +1,13 @@
 """The console where there is little to show: no right, no events, old numbers, failures, too much at once."""
 
 import re
-import signal
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
-import pytest
 import requests
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.console.conftest import Watched, axe, choose_zone, settle
-from tests.support.console import EMPTY, STALE, A, B, Scene, stale_events, week
-from tests.support.seed import connect, insert_batch
+from tests.support.console import EMPTY, A, B, Scene, week
 
 Show = Callable[..., Page]
 
@@ -107,73 +103,6 @@ def test_a_dimension_kept_by_day_alone_offers_the_day(show: Show, watched: Watch
     page.get_by_role("button", name="Show in UTC").click()
     settle(page)
     assert page.locator("tbody tr").count() == 11
-
-
-def test_numbers_that_lag_say_since_when_and_why(scene: Scene, show: Show) -> None:
-    scene.worker.popen.send_signal(signal.SIGSTOP)
-    owner = connect(scene.owner_url)
-    try:
-        for minutes, name in ((7, "Behind"), (11, "Far behind")):
-            insert_batch(owner, stale_events(), datetime.now(UTC) - timedelta(minutes=minutes))
-            page = show(f"usage?org={STALE}&range=7d&zone=UTC")
-            line = page.locator(".freshness")
-            expect(line.locator("strong")).to_have_text(name)
-            expect(line).to_contain_text(f"last {minutes} min are not in these numbers yet")
-            assert axe(page) == []
-            with owner.cursor() as cur:
-                cur.execute("DELETE FROM analytics.usage_events WHERE org_id = %s", (STALE,))
-    finally:
-        scene.worker.popen.send_signal(signal.SIGCONT)
-        owner.close()
-
-
-@pytest.mark.parametrize(
-    ("status", "words"), [(503, "PostgreSQL did not answer in time"), (429, "large answers")]
-)
-def test_a_failed_dependency_is_said_in_the_answer_s_own_words_and_tried_again(
-    show: Show, watched: Watched, status: int, words: str
-) -> None:
-    watched.allowed.add(status)
-    page = show(week(A))
-    detail = f'{{"title": "Not now", "status": {status}, "detail": "{words}", "instance": "/"}}'
-
-    def fail(route: Route) -> None:
-        route.fulfill(
-            status=status,
-            body=detail,
-            headers={"Retry-After": "2", "Content-Type": "application/problem+json"},
-        )
-
-    page.route("**/usage?*", fail)
-    page.get_by_role("button", name="Refresh").click()
-    alert = page.get_by_role("alert")
-    expect(alert).to_contain_text(words)
-    assert axe(page) == []
-    page.unroute("**/usage?*")
-    alert.get_by_role("button", name="Try again").click()
-    settle(page)
-    assert page.locator(".card").count() == 5
-
-
-def test_no_answer_at_all_is_said_too_and_a_long_wait_shows_progress(show: Show, watched: Watched) -> None:
-    page = show(week(A))
-    page.route("**/usage?*", lambda route: route.abort())
-    page.get_by_role("button", name="Refresh").click()
-    expect(page.get_by_role("alert")).to_contain_text("did not answer")
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.unroute("**/usage?*")
-    page.route("**/usage?*", hold)
-    page.get_by_role("button", name="Try again").click()
-    expect(page.locator(".waiting")).to_contain_text("Still asking, 2 s")
-    assert axe(page) == []
-    for route in held:
-        route.continue_()
-    settle(page)
-    assert page.locator(".card").count() == 5
 
 
 def test_the_keyboard_alone_reaches_and_does_everything(show: Show) -> None:

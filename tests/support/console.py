@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minio import Minio
+from psycopg2.extensions import connection
 
 from deploy.local.api import Api, wait_until
 from deploy.local.checkout import ROOT
@@ -26,9 +27,10 @@ from tests.support.fleet import Fleet, Process, coverage_settings, free_port
 from tests.support.places import TestDatabase, new_name, redis_database
 from tests.support.seed import connect, insert_batch
 from tests.support.shared_stack import TEMPLATE
+from tests.support.tcp_proxy import TcpProxy
 
-A, B, HOSTILE, EMPTY, STALE = (org(number) for number in range(5))
-"""Known data; an incident; names that mean harm; no events; events that no worker has added."""
+A, B, HOSTILE, EMPTY, STALE, LARGE = (org(number) for number in range(6))
+"""Known data; an incident; names that mean harm; no events; events that no worker has added; many hours."""
 
 TODAY = datetime.combine(datetime.now(UTC).date(), time(), UTC)
 START, END = TODAY - timedelta(days=10), TODAY - timedelta(days=3)
@@ -36,6 +38,9 @@ START, END = TODAY - timedelta(days=10), TODAY - timedelta(days=3)
 
 INCIDENT = START + timedelta(days=2, hours=10)
 """The hour in which most calls of organisation B fail."""
+
+LARGE_DAYS, LARGE_MODELS = 84, 12
+"""Of organisation LARGE, long before the known week: 24,192 points by hour and model."""
 
 HOSTILE_NAMES = (
     "<img src=x onerror=\"document.title='harmed'\">",
@@ -56,10 +61,13 @@ class Scene:
 
     url: str
     gateway: Process
+    to_database: TcpProxy
     worker: Process
+    exporter: Process
     api: Api
     events: dict[str, list[Event]]
     owner_url: str
+    store_url: str
 
     def page(self, hash_: str, actor: str = "administrator") -> str:
         """Return the console's address for a view as an actor."""
@@ -70,6 +78,33 @@ def week(org_id: str, page: str = "usage", **more: str) -> str:
     """Return the part of an address that shows the known week of an organisation, in UTC."""
     given = {"org": org_id, "start": f"{START:%Y-%m-%d}", "end": f"{END:%Y-%m-%d}", "zone": "UTC", **more}
     return f"{page}?" + "&".join(f"{name}={value}" for name, value in given.items())
+
+
+def large(**more: str) -> str:
+    """Return the part of an address that shows all hours of organisation LARGE."""
+    start = TODAY - timedelta(days=200)
+    end = start + timedelta(days=LARGE_DAYS)
+    return week(LARGE, start=f"{start:%Y-%m-%d}", end=f"{end:%Y-%m-%d}", by="hour", top="50", **more)
+
+
+def fill_large(owner: connection) -> None:
+    """Make the rollups of organisation LARGE, without events."""
+    begin = TODAY - timedelta(days=200)
+    with owner.cursor() as cur:
+        for table, hours in (("hourly_rollups", 1), ("daily_rollups", 24)):
+            cur.execute(
+                f"INSERT INTO analytics.{table}"
+                " (org_id, bucket_start, model_id, invocations, errors, status_error, status_timeout,"
+                " status_throttled, input_tokens, output_tokens, cost_estimate_cents, latency_bins,"
+                " latency_counts)"
+                " SELECT %(org)s, %(begin)s::timestamptz + b * %(hours)s * interval '1 hour', 'model-' || m,"
+                " m * %(hours)s, 0, 0, 0, 0, m * %(hours)s, m * %(hours)s, m * %(hours)s * 1.000001, '{5}',"
+                " ARRAY[m * %(hours)s]"
+                " FROM generate_series(0, %(buckets)s - 1) b, generate_series(1, %(models)s) m",
+                {"org": LARGE, "begin": begin, "hours": hours, "buckets": 24 * LARGE_DAYS // hours,
+                 "models": LARGE_MODELS},
+            )  # fmt: skip
+            cur.execute(f"ANALYZE analytics.{table}")
 
 
 def _known() -> dict[str, list[Event]]:
@@ -146,7 +181,10 @@ def open_scene(stack: LocalStack, folder: Path) -> Iterator[Scene]:
         "ROLLUP_DIMENSIONS": DIMENSIONS,
         "EXPORT_WORKER_INTERVAL": "500ms",
         "FRESHNESS_CACHE_TTL": "1ms",
+        "WEB_CONCURRENCY": "1",  # what is counted in each process is then counted once
     }
+    to_database = TcpProxy.before(environ["GATEWAY_DATABASE_URL"])
+    environ["GATEWAY_DATABASE_URL"] = to_database.url(environ["GATEWAY_DATABASE_URL"])
     Minio(
         stack.settings["S3_ENDPOINT"], stack.settings["S3_ACCESS_KEY"], stack.settings["S3_SECRET_KEY"],
         secure=stack.settings["S3_SECURE"] == "true",
@@ -155,12 +193,23 @@ def open_scene(stack: LocalStack, folder: Path) -> Iterator[Scene]:
     fleet = Fleet(environ, folder)
     door: subprocess.Popen[bytes] | None = None
     try:
-        gateway, worker, _ = fleet.start_ready("gateway", "rollup_worker", "export_worker")
+        gateway, worker, exporter = fleet.start_ready("gateway", "rollup_worker", "export_worker")
         owner = connect(url)
         for each in events.values():
             insert_batch(owner, each)
+        fill_large(owner)
         door_url, door = _front_door(gateway.url, folder)
-        scene = Scene(door_url, gateway, worker, Api(gateway.url), events, url)
+        scene = Scene(
+            door_url,
+            gateway,
+            to_database,
+            worker,
+            exporter,
+            Api(gateway.url),
+            events,
+            url,
+            f"{'https' if stack.settings['S3_SECURE'] == 'true' else 'http'}://{stack.settings['S3_ENDPOINT']}/",
+        )
         _wait_for_rollups(scene)
         _fail_a_job(owner)
         owner.close()
@@ -170,6 +219,7 @@ def open_scene(stack: LocalStack, folder: Path) -> Iterator[Scene]:
             door.terminate()
             door.wait(10)
         fleet.close()
+        to_database.close()
         stack.drop_database(name)
 
 

@@ -4,7 +4,7 @@ import { useId, useState } from 'preact/hooks';
 import { dimensionOf, MEASURES, member, TOPS, type Measure, type View } from '../address.ts';
 import { useAnswer, useSettled } from '../hooks.ts';
 import { mayFilter, pathOf, regrouped } from '../question.ts';
-import { addDays, browserZone, granularities, isLocal, presets, usualGranularity, utcText, zones, type Window } from '../window.ts';
+import { addDays, addHours, browserZone, granularities, isLocal, presets, usualGranularity, utcText, zones, type Window } from '../window.ts';
 
 export interface ControlProps {
   view: View;
@@ -43,6 +43,14 @@ export function WindowControls({ view, onView }: ControlProps) {
   const setWindow = (window: Window) => {
     if (isLocal(window.start) && isLocal(window.end) && window.start < window.end) onView(overWindow(view, window, true));
   };
+  // A begin after the end takes the end along, and the other way round: else nothing would seem to happen.
+  const shifted = (local: string, by: number) => (timed ? addHours(local, by, view.zone) : addDays(local, by));
+  const setStart = (start: string) => {
+    if (isLocal(start)) setWindow({ start, end: start < view.end ? view.end : shifted(start, 1) });
+  };
+  const setEnd = (end: string) => {
+    if (isLocal(end)) setWindow({ start: view.start < end ? view.start : shifted(end, -1), end });
+  };
   // People name the last day that is in; the address and the API the first that is not.
   const lastDay = addDays(view.end, -1);
   const withTime = (on: boolean) => {
@@ -70,7 +78,7 @@ export function WindowControls({ view, onView }: ControlProps) {
         <input
           type={timed ? 'datetime-local' : 'date'}
           value={timed && view.start.length === 10 ? `${view.start}T00:00` : view.start}
-          onChange={(event) => setWindow({ start: event.currentTarget.value, end: view.end })}
+          onChange={(event) => setStart(event.currentTarget.value)}
         />
       </label>
       <label>
@@ -80,7 +88,7 @@ export function WindowControls({ view, onView }: ControlProps) {
           value={timed ? (view.end.length === 10 ? `${view.end}T00:00` : view.end) : lastDay}
           onChange={(event) => {
             const { value } = event.currentTarget;
-            if (value) setWindow({ start: view.start, end: timed ? value : addDays(value, 1) });
+            if (value) setEnd(timed ? value : addDays(value, 1));
           }}
         />
       </label>
