@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from psycopg2.extensions import cursor
-
-from shared.postgres import Database, Row, fetch_rows
+from shared.postgres import Cursor, Database, Row, fetch_rows
 from shared.statements import load_statements
 
 # These statements touch a row or two; a database that needs longer is silent or stuck.
@@ -121,7 +119,7 @@ class Jobs:
         """Wait until a job is inserted, at most this long; return whether one was, or may have been."""
         return self.database.wait_notified(_SQL["listen"], seconds)
 
-    def _transaction(self) -> AbstractContextManager[cursor]:
+    def _transaction(self) -> AbstractContextManager[Cursor]:
         return self.database.transaction(time_limit_seconds=TIME_LIMIT_SECONDS, beginning=self._idle_limit)
 
     def _row(self, statement: str, parameters: Mapping[str, Any]) -> Row | None:

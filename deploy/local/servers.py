@@ -165,7 +165,9 @@ def s3_answers(endpoint: str) -> bool:
             return False
 
 
+# Each bucket takes volumes of its own, and there are as many as find room on the disk: so they are small.
 SEAWEEDFS_OPTIONS = [
+    "-master.volumeSizeLimitMB=64",
     "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
     "-s3.autoCreateBucket=false",
 ]  # fmt: skip

@@ -19,7 +19,15 @@ from shared.rabbitmq.frames import DISCARD, Delivery, FrameReader, Receiver
 _RECV_BYTES = 64 * 1024
 
 
-class PlainConnection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types
+class _Closable(pika.SelectConnection):  # type: ignore[misc]  # pika has no types
+    """SelectConnection that can also be closed while the broker has not answered its handshake."""
+
+    def _on_connection_workflow_done(self, result: Any) -> None:
+        # pika reports a handshake that was given up by its error's class, and then asserts that it is none.
+        super()._on_connection_workflow_done(result() if isinstance(result, type) else result)
+
+
+class PlainConnection(_Closable):
     """SelectConnection as it is, with the methods of Connection.
 
     A consumer's messages come by `deliver`. A body of any size is in memory twice before it is sent on.
@@ -78,7 +86,7 @@ def routing_key_bytes(method: Any) -> bytes:
     return key.encode() if isinstance(key, str) else key
 
 
-class Connection(pika.SelectConnection):  # type: ignore[misc]  # pika has no types
+class Connection(_Closable):
     """SelectConnection whose consumers' messages are read by FrameReader, all else by pika.
 
     on_failed: called with an error that our own callbacks raised while frames were read.

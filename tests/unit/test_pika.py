@@ -7,6 +7,8 @@ in pyproject.toml. Meanwhile RABBITMQ_READ_FRAMES=false runs without the first o
 
 import hashlib
 import inspect
+import socket
+import threading
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,8 @@ import pytest
 from pika import connection, frame, spec
 from pika.adapters import base_connection
 from pika.adapters.utils import io_services_utils as streams
+
+from shared.rabbitmq.session import Loop, Session
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS: dict[str, Any] = {
@@ -67,3 +71,35 @@ def test_properties_are_decoded_by_ours_wherever_pika_decodes_them() -> None:
     assert isinstance(header.properties, TolerantProperties)
     assert isinstance(header.properties, pika.BasicProperties)
     assert header.properties.encoded == deep
+
+
+@pytest.mark.parametrize("read_frames", [True, False])
+def test_a_session_is_closed_in_the_middle_of_a_handshake(read_frames: bool) -> None:
+    loop, failures = Loop(), list[BaseException]()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        session = Session(
+            loop,
+            [pika.URLParameters(f"amqp://127.0.0.1:{silent.getsockname()[1]}/")],
+            pause_seconds=lambda: 60,
+            on_open=lambda _channel: None,
+            on_lost=lambda _reason: None,
+            on_failed=failures.append,
+            read_frames=read_frames,
+        )
+
+        def close_once_asked() -> None:
+            accepted, _ = silent.accept()
+            assert accepted.recv(8) == b"AMQP\0\0\x09\x01"
+            loop.add_callback_threadsafe(session.close)
+            accepted.recv(1)  # until the other side has closed
+            accepted.close()
+            loop.add_callback_threadsafe(loop.stop)
+
+        broker = threading.Thread(target=close_once_asked, daemon=True)
+        broker.start()
+        session.open()
+        loop.start()
+        broker.join(10)
+    assert session.is_closed
+    assert failures == []
+    loop.close()
