@@ -15,6 +15,7 @@ from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
 from deploy.local.traffic import Event, Router
 from rollup_worker import upkeep as upkeep_module
+from rollup_worker.commands import read_arguments
 from rollup_worker.rollups import Rollups
 from rollup_worker.upkeep import Upkeep
 from rollup_worker.verify import Window, rebuild
@@ -313,6 +314,13 @@ def test_a_day_is_not_dropped_while_it_is_proven_or_rebuilt_and_not_rebuilt_once
     assert invocations(owner, OLD) == 100
 
 
+def test_a_day_that_is_none_ends_the_command_with_a_sentence(command: Command) -> None:
+    refused = command("verify", "--from", "tomorrow")
+    assert refused.returncode == 2
+    assert "tomorrow" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -325,8 +333,9 @@ def test_a_day_is_not_dropped_while_it_is_proven_or_rebuilt_and_not_rebuilt_once
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["verify", "rebuild"])
 def test_arguments_that_make_no_sense_are_refused_in_a_sentence(
-    command: Command, name: str, arguments: list[str]
+    capsys: pytest.CaptureFixture[str], name: str, arguments: list[str]
 ) -> None:
-    refused = command(name, *arguments)
-    assert refused.returncode == 2
-    assert "Traceback" not in refused.stderr
+    with pytest.raises(SystemExit) as refused:
+        read_arguments([name, *arguments])
+    assert refused.value.code == 2
+    assert "error: " in capsys.readouterr().err

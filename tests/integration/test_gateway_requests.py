@@ -22,6 +22,12 @@ def gateway(environ: dict[str, str]) -> Gateway:
     return Gateway(environ)
 
 
+@pytest.fixture(scope="module")
+def alone() -> Gateway:
+    """A gateway for requests that it refuses: those need no server."""
+    return Gateway.without_servers()
+
+
 def actor(subject: str) -> dict[str, str]:
     return {"X-Actor-Subject": subject, "X-Actor-Roles": CREATE, "X-Actor-Orgs": org(0)}
 
@@ -35,32 +41,32 @@ def create(gateway: Gateway, who: dict[str, str], key: str | None = None, **body
     "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "json", "\xe9"]
 )
 @pytest.mark.parametrize("path", [JOBS, VALIDATE])
-def test_a_body_that_does_not_say_it_is_json_is_a_415(gateway: Gateway, path: str, content_type: str) -> None:
-    answer = gateway.call("POST", path, ADMIN, body=b"{}", headers={"Content-Type": content_type})
+def test_a_body_that_does_not_say_it_is_json_is_a_415(alone: Gateway, path: str, content_type: str) -> None:
+    answer = alone.call("POST", path, ADMIN, body=b"{}", headers={"Content-Type": content_type})
     assert_problem(answer, 415)
     assert answer.headers["accept"] == "application/json"
 
 
 @pytest.mark.parametrize("path", [JOBS, VALIDATE])
-def test_no_body_at_all_is_a_415_too(gateway: Gateway, path: str) -> None:
-    assert_problem(gateway.call("POST", path, ADMIN), 415)
+def test_no_body_at_all_is_a_415_too(alone: Gateway, path: str) -> None:
+    assert_problem(alone.call("POST", path, ADMIN), 415)
 
 
-def test_half_a_surrogate_pair_in_a_body_is_a_400_that_shows_it(gateway: Gateway) -> None:
-    answer = gateway.call("POST", JOBS, ADMIN, body=b'{"\\ud800":1}')
+def test_half_a_surrogate_pair_in_a_body_is_a_400_that_shows_it(alone: Gateway) -> None:
+    answer = alone.call("POST", JOBS, ADMIN, body=b'{"\\ud800":1}')
     assert_problem(answer, 400, "\\ud800", "timeRange")
     event = b'{"metadata":{"\\udfff":"\\ud800"},"modelId":"\\ud800","\\ud800":1}'
-    assert_problem(gateway.call("POST", VALIDATE, ADMIN, body=event), 400)
+    assert_problem(alone.call("POST", VALIDATE, ADMIN, body=event), 400)
 
 
 @pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
 @pytest.mark.parametrize("method", ["WEBSOCKET", "FOO", "PROPFIND", "TRACE", "CONNECT", "get"])
 def test_a_method_of_no_use_is_a_problem_with_a_request_id_on_every_route(
-    gateway: Gateway, method: str
+    alone: Gateway, method: str
 ) -> None:
     paths = [path.replace("{orgId}", org(0)).replace("{jobId}", org(1)) for path in DOCUMENT["paths"]]
     for path in [*paths, "/nowhere"]:
-        answer = gateway.call(method, path, ADMIN)
+        answer = alone.call(method, path, ADMIN)
         assert answer.status_code in {400, 404, 405}, (method, path)
         assert_problem(answer, answer.status_code)
 

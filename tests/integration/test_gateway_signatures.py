@@ -33,6 +33,12 @@ def signed(environ: dict[str, str]) -> Gateway:
     return Gateway(environ, clock=lambda: NOW, ACTOR_SIGNATURE_KEYS=KEYS)
 
 
+@pytest.fixture(scope="module")
+def refusing() -> Gateway:
+    """A gateway that demands signatures, for requests that it refuses: those need no server."""
+    return Gateway.without_servers(clock=lambda: NOW, ACTOR_SIGNATURE_KEYS=KEYS)
+
+
 def proof(
     method: str,
     path: str,
@@ -108,11 +114,11 @@ def test_both_keys_are_live_and_no_other(signed: Gateway) -> None:
     ],
 )
 def test_a_header_that_lacks_or_differs_is_a_401_that_says_what_is_wrong(
-    signed: Gateway, changes: dict[str, str | None], reason: str
+    refusing: Gateway, changes: dict[str, str | None], reason: str
 ) -> None:
     changed = {**proof("GET", USAGE, OWNER, query=WINDOW), **changes}
     headers = {name: value for name, value in changed.items() if value is not None}
-    refused(signed.call("GET", USAGE, headers, query=WINDOW), reason)
+    refused(refusing.call("GET", USAGE, headers, query=WINDOW), reason)
 
 
 def test_a_signature_is_of_one_method_and_one_target(signed: Gateway) -> None:
@@ -144,9 +150,11 @@ def test_a_minute_of_difference_is_allowed_both_ways(environ: dict[str, str], of
 
 
 @pytest.mark.parametrize(("off", "side"), [(-61, "61 s behind"), (61, "61 s ahead of"), (-86_400, "86400 s")])
-def test_more_than_a_minute_is_refused_and_the_difference_told(signed: Gateway, off: int, side: str) -> None:
+def test_more_than_a_minute_is_refused_and_the_difference_told(
+    refusing: Gateway, off: int, side: str
+) -> None:
     headers = proof("GET", USAGE, OWNER, query=WINDOW, at=AT + off)
-    answer = signed.call("GET", USAGE, headers, query=WINDOW)
+    answer = refusing.call("GET", USAGE, headers, query=WINDOW)
     refused(answer, "wrong-time")
     assert side in read(answer)["detail"]
 

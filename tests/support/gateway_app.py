@@ -58,7 +58,7 @@ class Gateway:
         self._client = testing.TestClient(self.app)
 
     @classmethod
-    def without_servers(cls, clock: Clock = utc_now) -> Self:
+    def without_servers(cls, clock: Clock = utc_now, **settings: str) -> Self:
         """Return a gateway whose servers are not there, for what needs none."""
         nowhere = "127.0.0.1:1"
         environ = {
@@ -68,7 +68,7 @@ class Gateway:
             "S3_ACCESS_KEY": "x",
             "S3_SECRET_KEY": "x",
         }
-        return cls(environ, clock=clock)
+        return cls(environ, clock=clock, **settings)
 
     def call(
         self,
