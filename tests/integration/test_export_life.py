@@ -1,6 +1,7 @@
 """The life of an export: links that end, objects that expire, monthly jobs once, numbers to watch."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -86,14 +87,14 @@ def test_a_link_that_was_changed_or_is_over_opens_nothing(exports: Exports) -> N
     assert get(short).status == 403
 
 
-@pytest.mark.alone
-def test_signing_asks_nobody() -> None:
+def test_signing_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: asked.append(address))
     environ = {"S3_ENDPOINT": "192.0.2.1:9", "S3_ACCESS_KEY": "k", "S3_SECRET_KEY": "s"}
-    began = time.monotonic()
     url = ObjectStore(load(ObjectStoreSettings, environ)).signed_url(
         "a/b.csv", expires=timedelta(hours=24), file_name="f.csv", content_type="text/csv"
     )
-    assert time.monotonic() - began < 0.5
+    assert asked == []
     assert url.startswith("https://192.0.2.1:9/analytics-exports/a/b.csv?")
 
 
@@ -245,14 +246,11 @@ def test_a_delivery_is_counted_and_no_link_or_secret_is_logged(
         assert secret not in said
 
 
-@pytest.mark.alone
 def test_a_job_is_taken_at_once_and_not_at_the_next_interval(exports: Exports) -> None:
     with exports.worker(EXPORT_WORKER_INTERVAL="1h"):
         exports.wait(exports.create(), "succeeded")
         time.sleep(1)  # everything idle
-        began = time.monotonic()
-        exports.wait(exports.create(), "succeeded")
-        assert time.monotonic() - began < 3
+        exports.wait(exports.create(), "succeeded", seconds=30)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Etc/UTC"])
