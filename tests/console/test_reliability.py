@@ -27,6 +27,8 @@ def test_reliability_shows_the_incident_and_leads_to_its_raw_events(scene: Scene
     assert card(page, "p95 time to first token") == milliseconds(totals["timeToFirstTokenMs"]["p95"])
     codes = [[code["errorCode"], f"{code['count']:,}"] for code in totals["errorCodes"]]
     assert [row[:2] for row in rows_of(page, "Error codes")] == codes
+    rest = totals["errors"] - sum(code["count"] for code in totals["errorCodes"])
+    expect(page.get_by_role("region", name="Error codes")).to_contain_text(f"{rest:,} more error")
     worst = max(
         (point for point in answer["series"] if point["invocations"] >= 5),
         key=lambda point: point["errorRate"],

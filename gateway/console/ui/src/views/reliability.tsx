@@ -199,6 +199,7 @@ function Codes({ totals }: { totals: Outcomes }) {
     return <p class="notice">Error codes are kept by model and by no other dimension: they are not shown while another filter is set.</p>;
   }
   if (totals.errorCodes.length === 0) return null;
+  const rest = totals.errors - totals.errorCodes.reduce((sum, code) => sum + code.count, 0);
   return (
     <div class="scroll narrow" tabIndex={0} role="region" aria-label="Error codes">
       <table>
@@ -222,6 +223,11 @@ function Codes({ totals }: { totals: Outcomes }) {
           ))}
         </tbody>
       </table>
+      {rest > 0 && (
+        <p class="fine">
+          {count(rest)} more {rest === 1 ? 'error has' : 'errors have'} no code{totals.errorCodes.length < 10 ? '' : ', or a rarer one'}.
+        </p>
+      )}
     </div>
   );
 }
