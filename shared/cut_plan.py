@@ -188,7 +188,9 @@ class Plan:
         return plan
 
     def largest(self) -> list[Read]:
-        """Return the reads of `largest`: the groups, and what those without a value are left of (rest)."""
+        """Return the reads of `largest` (or `largest_values`): the groups, and what those without a value are
+        left of (rest).
+        """
         cut = self.cut
         more = {"order_by": cut.order_by, "with_sums": self.has_valueless, "top": cut.top}
         found = [Read(self._of_whole_window(cut.dimension, self._by(cut.by_value)) | more)]

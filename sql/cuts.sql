@@ -370,15 +370,23 @@ CASE %(order_by)s WHEN 'costEstimateCents' THEN (cost_estimate_cents * 100000000
                 WHEN 'invocations' THEN invocations::{number} WHEN 'errors' THEN errors::{number}
                 WHEN 'inputTokens' THEN input_tokens::{number} ELSE output_tokens::{number} END AS amount
 
--- name: largest
--- The largest groups of the one bucket that is the window, and with each what all groups of its key but the value
--- sum to (in the first row of the key): what that leaves of the sums by model has no value. The days of the window are
--- one piece, read without a join, since there may be hundreds of thousands of rows.
-WITH {piece}, {stored}, measured AS (
-    SELECT org_id, model_id, value, true AS added, invocations::{number} AS calls, {amount}
-    FROM analytics.rollups
+-- relation: asked
+-- Those of the models and values that are asked for.
+(%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
+      AND (%(values)s::text[] IS NULL OR value = ANY (%(values)s::text[]))
+
+-- relation: whole_days
+-- The days of the window, which are one piece: read without a join, since there may be hundreds of thousands of rows.
+analytics.rollups
     WHERE %(whole_days)s AND dimension = %(dimension)s AND grain = 1440 AND org_id IN %(org_ids)s
       AND bucket_start >= %(first_day)s::timestamptz AND bucket_start < %(last_day)s::timestamptz
+
+-- name: largest
+-- The largest groups of the one bucket that is the window, and with each what all groups of its key but the value
+-- sum to (in the first row of the key): what that leaves of the sums by model has no value.
+WITH {piece}, {stored}, measured AS (
+    SELECT org_id, model_id, value, true AS added, invocations::{number} AS calls, {amount}
+    FROM {whole_days}
     UNION ALL
     SELECT org_id, model_id, value, added, invocations::{number}, {amount} FROM stored
 ), grouped AS MATERIALIZED (
@@ -387,20 +395,36 @@ WITH {piece}, {stored}, measured AS (
            analytics.total(CASE WHEN NOT %(signed)s OR added THEN calls ELSE -calls END) AS calls,
            analytics.total(CASE WHEN NOT %(signed)s OR added THEN amount ELSE -amount END) AS amount
     FROM measured
-    WHERE (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
-      AND (%(values)s::text[] IS NULL OR value = ANY (%(values)s::text[]))
+    WHERE {asked}
     GROUP BY 1, 2, 3
 )
-(SELECT true, of_org::text, of_model, of_value, calls::text, amount::text
+(SELECT true, of_org::text, of_model, of_value, calls, amount
  FROM grouped
  WHERE calls > 0
  ORDER BY grouped.amount DESC, grouped.of_org, of_model, of_value
  LIMIT %(top)s)
 UNION ALL
-SELECT false, of_org::text, of_model, NULL, analytics.total(calls)::text, analytics.total(amount)::text
+SELECT false, of_org::text, of_model, NULL, analytics.total(calls), analytics.total(amount)
 FROM grouped
 WHERE %(with_sums)s
 GROUP BY of_org, of_model;
+
+-- name: largest_values
+-- The same where the value alone makes the group, first what all sum to. They are added up as they are read and
+-- nothing is kept of them but the largest.
+WITH {piece}, {stored}, measured AS (
+    SELECT value, invocations::{number} AS calls, {amount}
+    FROM {whole_days} AND {asked}
+    UNION ALL
+    SELECT value, CASE WHEN added THEN calls ELSE -calls END, CASE WHEN added THEN amount ELSE -amount END
+    FROM (SELECT value, added, invocations::{number} AS calls, {amount} FROM stored WHERE {asked}) AS part
+)
+SELECT GROUPING(value) = 0, NULL, NULL, value, analytics.total(calls), analytics.total(amount)
+FROM measured
+GROUP BY GROUPING SETS ((value), ())
+HAVING GROUPING(value) = 1 OR analytics.total(calls) > 0
+ORDER BY GROUPING(value) DESC, analytics.total(amount) DESC, value
+LIMIT %(top)s + 1;
 
 -- name: codes
 -- The ten largest error codes by bucket and group of models, in order, and of the whole window (bucket NULL, last).

@@ -209,9 +209,11 @@ class Reading:
         """Return the groups of the top, the largest first."""
         found: list[tuple[Decimal, Group]] = []
         left: dict[Group, tuple[int, Decimal]] = {}
+        cut = self.plan.cut
+        name = "largest" if cut.by_org or cut.by_model else "largest_values"
         for read in self.plan.largest():
             sign = 1 if read.rest else -1
-            _, rows = self._sums("largest", read.parameters)
+            _, rows = self._sums(name, read.parameters)
             for is_group, org_id, model_id, value, calls, amount in rows:
                 group = org_id, model_id, value
                 if is_group:
@@ -224,7 +226,7 @@ class Reading:
                     )
         found += [(amount, group) for group, (calls, amount) in left.items() if calls > 0]
         found.sort(key=lambda one: (-one[0], *((text is None, text or "") for text in one[1])))
-        return [group for _, group in found[: self.plan.cut.top]]
+        return [group for _, group in found[: cut.top]]
 
 
 def _outcome_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:
