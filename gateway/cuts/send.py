@@ -3,7 +3,6 @@
 The memory of a large answer does not follow its size: what has been made is sent before more is read.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,12 +11,14 @@ from typing import Any
 
 import falcon
 
-from gateway.http.answers import has
+from gateway.http.answers import has, tag_of
 
 MAX_SMALL_BYTES = 2 * 1024 * 1024
 """Up to this size an answer is made whole before it is sent."""
 
 MAX_SECONDS = 300.0
+
+_PIECE_BYTES = 200_000
 
 _CSV = "text/csv"
 
@@ -54,7 +55,7 @@ def send_parts(
             resp.stream = _Stream(chain(made, parts), opened.pop_all())
             return
     body = b"".join(made)
-    etag = hashlib.blake2b(body, digest_size=16).hexdigest()
+    etag = tag_of(body)
     resp.etag = etag
     if has(req, etag):
         resp.status = 304
@@ -75,10 +76,18 @@ class _Stream:
         self._deadline = time.monotonic() + MAX_SECONDS
 
     def __iter__(self) -> Iterator[bytes]:
+        waiting: list[bytes] = []
+        size = 0
         for part in self._parts:
-            if time.monotonic() > self._deadline:
-                raise TimeoutError(f"the client took longer than {MAX_SECONDS:.0f} s")
-            yield part
+            waiting.append(part)
+            size += len(part)
+            if size >= _PIECE_BYTES:
+                if time.monotonic() > self._deadline:
+                    raise TimeoutError(f"the client took longer than {MAX_SECONDS:.0f} s")
+                yield b"".join(waiting)
+                waiting, size = [], 0
+        if waiting:
+            yield b"".join(waiting)
 
     def close(self) -> None:
         """Let go."""

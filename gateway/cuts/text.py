@@ -3,7 +3,7 @@
 Numbers are the same digits in both.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,7 @@ from shared.usage_sums import SUMS, UsagePoint, texts
 
 Codes = list[dict[str, object]]
 
-_CHUNK_BYTES = 200_000
-_CHUNK_LINES = 500
+_LINES_AT_ONCE = 500
 _ALWAYS = ("p50", "p95", "p99")
 _ALWAYS_AT = tuple(NAMES.index(name) for name in _ALWAYS)
 _STATUSES = ("error", "timeout", "throttled")
@@ -150,12 +149,16 @@ def outcomes_cells(outcomes: Outcomes, codes: Codes | None, percentile: str | No
 def json_answer(
     head: dict[str, Any], points: Iterable[bytes], tail: Iterator[dict[str, Any]]
 ) -> Iterator[bytes]:
-    """Yield an answer: its head, the series, and the tail, which is asked for when the series has ended."""
+    """Yield an answer: its head, the series, and the tail, which is asked for when the series has ended.
+
+    Points are yielded as they come: to put them together is for the sender, which does it once.
+    """
     yield encode(head)[:-1] + b',"series":['
-    separator = b""
-    for chunk in _chunks(points, len, _CHUNK_BYTES):
-        yield separator + b",".join(chunk)
-        separator = b","
+    comma = b""
+    for point in points:
+        yield comma
+        yield point
+        comma = b","
     yield b"]," + encode(next(tail))[1:]
 
 
@@ -163,22 +166,8 @@ def csv_answer(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterat
     """Yield CSV with a header line."""
     csv = CsvLines()
     csv.add(columns)
-    for chunk in _chunks(lines, lambda _: 1, _CHUNK_LINES):
-        for cells in chunk:
-            csv.add(cells)
-        yield csv.take()
-    yield csv.take()  # the header, where there is no line
-
-
-def _chunks(items: Iterable[Any], size: Callable[[Any], int], max_size: int) -> Iterator[list[Any]]:
-    """Yield the items in lists, each of which ends with the item that fills it."""
-    chunk: list[Any] = []
-    filled = 0
-    for item in items:
-        chunk.append(item)
-        filled += size(item)
-        if filled >= max_size:
-            yield chunk
-            chunk, filled = [], 0
-    if chunk:
-        yield chunk
+    for number, cells in enumerate(lines, 1):
+        csv.add(cells)
+        if number % _LINES_AT_ONCE == 0:
+            yield csv.take()
+    yield csv.take()

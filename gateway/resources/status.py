@@ -1,6 +1,5 @@
 """Liveness, readiness, metrics and the description of the API."""
 
-import hashlib
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.access.authorize import PUBLIC
 from gateway.database import NO_ORG
-from gateway.http.answers import has
+from gateway.http.answers import has, tag_of
 from shared.errors import AnalyticsError, SchemaOutdated
 from shared.exposition import exposition
 from shared.metrics import GatewayMetrics
@@ -99,7 +98,7 @@ class OpenApiResource:
         document = yaml.safe_load((Path(__file__).parent.parent / "openapi.yaml").read_text(encoding="utf-8"))
         document["info"]["version"] = VERSION
         self._body = msgspec.json.encode(document)
-        self._etag = hashlib.blake2b(self._body, digest_size=16).hexdigest()
+        self._etag = tag_of(self._body)
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the OpenAPI 3.1 document."""
