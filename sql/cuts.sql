@@ -410,8 +410,8 @@ WHERE %(with_sums)s
 GROUP BY of_org, of_model;
 
 -- name: largest_values
--- The same where the value alone makes the group, first what all sum to. They are added up as they are read and
--- nothing is kept of them but the largest.
+-- The same of one organisation where the value alone makes the group, first what all sum to. That comes of the same
+-- pass, and nothing is kept of the groups but the largest.
 WITH {piece}, {stored}, measured AS (
     SELECT value, invocations::{number} AS calls, {amount}
     FROM {whole_days} AND {asked}

@@ -210,7 +210,9 @@ class Reading:
         found: list[tuple[Decimal, Group]] = []
         left: dict[Group, tuple[int, Decimal]] = {}
         cut = self.plan.cut
-        name = "largest" if cut.by_org or cut.by_model else "largest_values"
+        # Citus takes grouping sets of one organisation alone.
+        by_value = not (cut.by_org or cut.by_model) and cut.org_ids is not None and len(cut.org_ids) == 1
+        name = "largest_values" if by_value else "largest"
         for read in self.plan.largest():
             sign = 1 if read.rest else -1
             _, rows = self._sums(name, read.parameters)
