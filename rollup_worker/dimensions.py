@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import structlog
 
-from shared.pieces import DAY_MINUTES, HALF_MINUTES, HOUR_MINUTES
+from shared.pieces import DAY_MINUTES, HALF_HOURS, HALF_MINUTES, HOUR_MINUTES
 from shared.postgres import Cursor, Database
 from shared.settings import KeptDimension
 from shared.statements import load_statements
 
 ERROR_CODE = "errorCode"
+PROVIDER = "provider"
 _METADATA = "metadata."
 _SQL = load_statements("dimensions.sql")
 _ROLLUPS = load_statements("rollups.sql")
@@ -73,12 +74,13 @@ def list_dimensions(cur: Cursor) -> list[Dimension]:
     return [Dimension(*row) for row in cur.fetchall()]
 
 
-def fields_needed(dimensions: list[Dimension]) -> dict[str, bool]:
-    """Return the parameters that say which fields of events they need gathered."""
+def fields_needed(dimensions: list[Dimension]) -> dict[str, object]:
+    """Return the parameters that say which fields of events they need gathered, and which halves of hours."""
     names = [dimension.name for dimension in dimensions if dimension.groupable]
     return {
         "with_values": any(not name.startswith(_METADATA) for name in names),
         "with_metadata": any(name.startswith(_METADATA) for name in names),
+        "half_hours": list(HALF_HOURS),
     }
 
 

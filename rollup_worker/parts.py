@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from rollup_worker.dimensions import ERROR_CODE, Dimension, fields_needed
+from rollup_worker.dimensions import ERROR_CODE, PROVIDER, Dimension, Part, fields_needed
 from shared.pieces import DAY_MINUTES, HALF_HOURS, HOUR_MINUTES
 from shared.postgres import Cursor
 from shared.statements import load_statements, with_tables
@@ -19,8 +19,8 @@ _DAY = timedelta(days=1)
 class Shares:
     """How many groups an event made, by dimension, where events were last grouped.
 
-    The more events are grouped at once, the fewer groups each makes: so what is known holds for at most twice
-    as many. Whoever keeps one forgets it now and then, since traffic changes.
+    The more events are grouped at once, the fewer groups each makes: at worst the share that is lost grows as
+    they do. Whoever keeps one forgets it now and then, since traffic changes.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class Shares:
 
     def nearly_each(self, dimension: str, events: int) -> bool:
         """Return whether nearly each of so many events is a group of its own."""
-        share, of = self._known.get(dimension, (0.0, 0))
-        return share >= MIN_SHARE and events <= 2 * of
+        share, of = self._known.get(dimension, (0.0, 1))
+        return 1 - (1 - share) * max(1.0, events / of) >= MIN_SHARE
 
 
 def create_tables(cur: Cursor) -> None:
@@ -55,29 +55,34 @@ def add_gathered(
 
     The dimensions in the order of list_dimensions. Returns how many rows of days were added or changed.
     """
+    if any(dimension.name in ("", PROVIDER) for dimension in dimensions):
+        cur.execute(_SQL["sum_models"])
+    parts = [(dimension, part) for dimension in dimensions for part in dimension.parts]
     days = 0
-    for dimension in dimensions:
-        if not dimension.name:
-            cur.execute(_SQL["sum_models"])
-        for table, grain, since, until in dimension.parts:
-            if until is not None and oldest >= until:
-                continue
-            name = _statement(dimension, grain)
-            if name == "append" and shares.nearly_each(dimension.name, events):
-                name = "append_each"
-            parameters = {
-                "dimension": dimension.name,
-                "grain": grain,
-                "since": since,
-                "until": until,
-                "halves": dimension.keeps_halves and grain == HOUR_MINUTES,
-                "half_hours": list(HALF_HOURS),
-            }
-            cur.execute(with_tables(_SQL[name], table=table), parameters)
-            if name == "append":
-                shares.note(dimension.name, events=events, groups=cur.rowcount)
-            days += cur.rowcount if grain == DAY_MINUTES else 0
+    # Those that take rows as they come first: for the others another worker may have to wait until the end.
+    for dimension, (table, grain, since, until) in sorted(parts, key=lambda each: not _is_appended(*each)):
+        if until is not None and oldest >= until:
+            continue
+        name = _statement(dimension, grain)
+        if name == "append" and shares.nearly_each(dimension.name, events):
+            name = "append_each"
+        parameters = {
+            "dimension": dimension.name,
+            "grain": grain,
+            "since": since,
+            "until": until,
+            "halves": dimension.keeps_halves and grain == HOUR_MINUTES,
+            "half_hours": list(HALF_HOURS),
+        }
+        cur.execute(with_tables(_SQL[name], table=table), parameters)
+        if name == "append":
+            shares.note(dimension.name, events=events, groups=cur.rowcount)
+        days += cur.rowcount if grain == DAY_MINUTES else 0
     return days
+
+
+def _is_appended(dimension: Dimension, part: Part) -> bool:
+    return dimension.groupable and part.grain == HOUR_MINUTES
 
 
 def _statement(dimension: Dimension, grain: int) -> str:
@@ -85,6 +90,8 @@ def _statement(dimension: Dimension, grain: int) -> str:
         return "add_models"
     if dimension.name == ERROR_CODE:
         return "add_error_codes"
+    if dimension.name == PROVIDER and grain == HOUR_MINUTES:
+        return "append_providers"
     return "append" if grain == HOUR_MINUTES else "add"
 
 

@@ -24,6 +24,9 @@ MAX_BATCHES = 32
 """Most batches of one transaction: enough to spread the cost of a bucket's row over many events, few enough
 to be done within a second."""
 
+MANY_BATCHES = MAX_BATCHES // 2
+"""Batches of one transaction from which on they come faster than one connection adds them."""
+
 _MIN_EVENTS_TO_ANALYZE = 5_000
 _GROUP_EVERY_SECONDS = 60.0
 

@@ -13,7 +13,7 @@ from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.gauges import BacklogGauges, RecentGauges
 from rollup_worker.key_parts import KeyParts
 from rollup_worker.percentiles import Percentiles
-from rollup_worker.rollups import Rollups
+from rollup_worker.rollups import MANY_BATCHES, Rollups
 from rollup_worker.upkeep import Upkeep
 from shared.errors import AnalyticsError
 from shared.metrics import RollupMetrics
@@ -50,6 +50,7 @@ class Worker:
         self._moved = time.monotonic()
         self._keeps_dimensions = False
         self._woken = threading.Event()
+        self._many_wait = threading.Event()
         self._schema = SchemaCheck(settings.database_url, "rollup_worker probe")
         self._dimensions_database = self._open("rollup_worker dimensions")
 
@@ -71,12 +72,23 @@ class Worker:
             parts.start(name, lambda work=work, every=every: self._repeat(work, every))  # type: ignore[misc]
         parts.wait()
         self._woken.set()
+        self._many_wait.set()
         parts.join()
         parts.check()
 
     def _loops(self) -> list[tuple[str, Callable[[], None], timedelta]]:
         """Return each part's name, its work, and the pause between two times."""
         rollups = Rollups(self._open("rollup_worker rollups"), self._metrics)
+        beside = self._open("rollup_worker rollups beside")
+        rollups_beside = Rollups(beside, self._metrics)
+
+        def help_out() -> None:
+            self._many_wait.wait()
+            self._many_wait.clear()
+            while not self._stop and rollups_beside.add_waiting() >= MANY_BATCHES:
+                pass
+            beside.close()
+
         upkeep = Upkeep(self._open("rollup_worker upkeep"), self._settings)
         key_parts = KeyParts(self._open("rollup_worker key parts"), self._settings, self._metrics)
         max_series = self._settings.metrics_max_series
@@ -97,6 +109,7 @@ class Worker:
         )
         return [
             ("rollups", lambda: self._wait_for_more(self._drain(rollups)), timedelta()),
+            ("rollups beside", help_out, timedelta()),
             ("listener", lambda: self._listen(listener), timedelta()),
             ("days", do_hours, _DAYS_EVERY),
             ("upkeep", lambda: upkeep.run(self._stop), _UPKEEP_EVERY),
@@ -115,7 +128,8 @@ class Worker:
                 keep_dimensions(self._dimensions_database, self._settings.rollup_dimensions)
                 self._dimensions_database.close()  # it is not needed again
                 self._keeps_dimensions = True
-            rollups.add_waiting()
+            if rollups.add_waiting() >= MANY_BATCHES:
+                self._many_wait.set()
             seconds = time.monotonic() - began
             if not rollups.more_wait:
                 break

@@ -35,10 +35,11 @@ CREATE TEMPORARY TABLE gathered (
     provider text COLLATE "C", operation text COLLATE "C", metadata jsonb
 ) ON COMMIT DROP;
 
--- name: gather_batches
--- The events of some batches. The bounds let the planner open only the days they touch.
-INSERT INTO gathered
-SELECT org_id, model_id, date_bin('1 hour', occurred_at, 'epoch'), date_bin('30 minutes', occurred_at, 'epoch'),
+-- relation: gathered_events
+-- What is gathered of each event. `half` is the half of its hour where such halves are kept, else the hour.
+SELECT org_id, model_id, date_bin('1 hour', occurred_at, 'epoch'),
+       CASE WHEN extract(hour FROM occurred_at AT TIME ZONE 'UTC')::int = ANY (%(half_hours)s::int[])
+            THEN date_bin('30 minutes', occurred_at, 'epoch') ELSE date_bin('1 hour', occurred_at, 'epoch') END,
        occurred_at, analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
        status, latency_ms, input_tokens, output_tokens,
        cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
@@ -46,23 +47,24 @@ SELECT org_id, model_id, date_bin('1 hour', occurred_at, 'epoch'), date_bin('30 
        CASE WHEN %(with_values)s THEN api_key_id END, CASE WHEN %(with_values)s THEN provider END,
        CASE WHEN %(with_values)s THEN operation END, CASE WHEN %(with_metadata)s THEN metadata END
 FROM analytics.usage_events
+
+-- name: gather_batches
+-- The events of some batches. The bounds let the planner open only the days they touch. Sorted, since rows of one
+-- organisation that are appended one after another cost less: their index finds the page that it was at.
+INSERT INTO gathered
+{gathered_events}
 WHERE batch_id = ANY(%(batch_ids)s)
-  AND occurred_at BETWEEN %(oldest)s AND %(newest)s;
+  AND occurred_at BETWEEN %(oldest)s AND %(newest)s
+ORDER BY org_id;
 
 -- name: gather_hour
 -- The events of some organisations in [hour, next_hour) that the rollups already show (batches that wait are
 -- added later).
 INSERT INTO gathered
-SELECT org_id, model_id, date_bin('1 hour', occurred_at, 'epoch'), date_bin('30 minutes', occurred_at, 'epoch'),
-       occurred_at, analytics.latency_bin(latency_ms), analytics.latency_bin(time_to_first_token_ms),
-       status, latency_ms, input_tokens, output_tokens,
-       cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents,
-       error_code, CASE WHEN %(with_values)s THEN client_id END, CASE WHEN %(with_values)s THEN actor_id END,
-       CASE WHEN %(with_values)s THEN api_key_id END, CASE WHEN %(with_values)s THEN provider END,
-       CASE WHEN %(with_values)s THEN operation END, CASE WHEN %(with_metadata)s THEN metadata END
-FROM analytics.usage_events
+{gathered_events}
 WHERE occurred_at >= %(hour)s AND occurred_at < %(next_hour)s AND org_id = ANY(%(org_ids)s::uuid[])
-  AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL);
+  AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
+ORDER BY org_id;
 
 -- name: set_statistics_target
 -- How closely `analyze_gathered` looks, in this transaction: a few thousand events tell enough.
@@ -78,11 +80,11 @@ ANALYZE gathered (org_id, model_id, hour, half, client_id, actor_id, api_key_id,
 TRUNCATE gathered, summed;
 
 -- name: create_summed
--- Where a transaction keeps what the gathered events of each half an hour and model sum to. Gone at its end, as
--- `gathered` is.
+-- Where a transaction keeps what the gathered events of each half, model and provider sum to, and whether the model has
+-- but this one row. Gone at its end, as `gathered` is.
 CREATE TEMPORARY TABLE summed (
-    org_id uuid, half timestamptz, model_id text COLLATE "C", last_event_at timestamptz, invocations bigint,
-    status_error bigint, status_timeout bigint, status_throttled bigint,
+    org_id uuid, half timestamptz, model_id text COLLATE "C", provider text COLLATE "C", is_alone boolean,
+    last_event_at timestamptz, invocations bigint, status_error bigint, status_timeout bigint, status_throttled bigint,
     input_tokens numeric, output_tokens numeric, cached_input_tokens numeric, cache_write_input_tokens numeric,
     reasoning_tokens numeric, cost_estimate_cents numeric, success_output_tokens numeric, success_latency_ms numeric,
     latency_bins smallint[], latency_counts bigint[], first_token_bins smallint[], first_token_counts bigint[]
@@ -205,38 +207,59 @@ INSERT INTO analytics.{table} AS rollup {columns}
 {add_up};
 
 -- name: sum_models
--- Sums the gathered events by half an hour and model, once for what follows.
+-- Sums the gathered events by half, model and provider, once for what follows: nearly every model has one provider.
 INSERT INTO summed
-SELECT org_id, half, model_id, last_event_at, invocations, status_error, status_timeout, status_throttled,
+SELECT org_id, half, model_id, provider, count(*) OVER (PARTITION BY org_id, model_id) = 1,
+       last_event_at, invocations, status_error, status_timeout, status_throttled,
        input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
        cost_estimate_cents, success_output_tokens, success_latency_ms, {histograms}
 FROM (
-    SELECT org_id, half, model_id, max(occurred_at) AS last_event_at, {sums}
+    SELECT org_id, half, model_id, provider, max(occurred_at) AS last_event_at, {sums}
     FROM gathered
-    GROUP BY org_id, half, model_id
+    GROUP BY org_id, model_id, half, provider
 ) AS added;
 
 -- name: add_models
--- Adds those sums to the models' first halves of hours (grain 30), hours or days. In key order, so that two workers
--- never wait for each other.
+-- Adds those sums to the models' first halves of hours (grain 30), hours or days. A model's only row is added as it
+-- is: to sum single rows would cost more than to add them. In key order, so that two workers never wait for each other.
 INSERT INTO analytics.{table} AS rollup {columns}
-SELECT org_id, date_trunc(CASE %(grain)s WHEN 1440 THEN 'day' ELSE 'hour' END, half, 'UTC') AS bucket, model_id, '',
-       sum(invocations), sum(status_error + status_timeout + status_throttled),
-       sum(status_error), sum(status_timeout), sum(status_throttled),
+SELECT org_id, date_bin(make_interval(mins => greatest(%(grain)s, 60)), half, 'epoch') AS bucket, model_id, '',
+       invocations, status_error + status_timeout + status_throttled, status_error, status_timeout, status_throttled,
+       input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens,
+       reasoning_tokens, cost_estimate_cents, success_output_tokens, success_latency_ms,
+       latency_bins, latency_counts, first_token_bins, first_token_counts
+FROM summed
+WHERE is_alone AND (%(grain)s <> 30 OR {is_first_half})
+UNION ALL
+SELECT org_id, date_bin(make_interval(mins => greatest(%(grain)s, 60)), half, 'epoch') AS bucket, model_id, '',
+       sum(invocations)::bigint, sum(status_error + status_timeout + status_throttled)::bigint,
+       sum(status_error)::bigint, sum(status_timeout)::bigint, sum(status_throttled)::bigint,
        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(cache_write_input_tokens),
        sum(reasoning_tokens), sum(cost_estimate_cents), sum(success_output_tokens), sum(success_latency_ms),
        analytics.concat(latency_bins), analytics.concat(latency_counts),
        analytics.concat(first_token_bins), analytics.concat(first_token_counts)
 FROM summed
-WHERE %(grain)s <> 30 OR {is_first_half}
+WHERE NOT is_alone AND (%(grain)s <> 30 OR {is_first_half})
 GROUP BY org_id, bucket, model_id
 ORDER BY org_id, bucket, model_id
 {add_up};
 
+-- name: append_providers
+-- Appends those sums to the hours of providers.
+INSERT INTO analytics.{table} {columns}
+SELECT org_id, CASE WHEN %(halves)s THEN half ELSE date_bin('1 hour', half, 'epoch') END, model_id, provider,
+       invocations, status_error + status_timeout + status_throttled, status_error, status_timeout, status_throttled,
+       input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens,
+       reasoning_tokens, cost_estimate_cents, success_output_tokens, success_latency_ms,
+       latency_bins, latency_counts, first_token_bins, first_token_counts
+FROM summed
+WHERE provider IS NOT NULL AND (%(since)s::timestamptz IS NULL OR half >= %(since)s::timestamptz)
+  AND (%(until)s::timestamptz IS NULL OR half < %(until)s::timestamptz);
+
 -- name: add_error_codes
 -- Adds the gathered events' error codes to a part of the rollups; they count and sum nothing else.
 INSERT INTO analytics.{table} AS rollup (org_id, bucket_start, model_id, value, invocations)
-SELECT org_id, date_trunc(CASE %(grain)s WHEN 1440 THEN 'day' ELSE 'hour' END, half, 'UTC') AS bucket_start, model_id,
+SELECT org_id, date_bin(make_interval(mins => greatest(%(grain)s, 60)), half, 'epoch') AS bucket_start, model_id,
        error_code, count(*)
 FROM gathered
 WHERE status <> 'success' AND error_code IS NOT NULL AND (%(grain)s <> 30 OR {is_first_half})

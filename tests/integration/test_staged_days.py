@@ -157,8 +157,9 @@ def test_days_that_were_kept_before_go_on(empty: str, monkeypatch: pytest.Monkey
     with database.transaction() as cur:
         cur.execute("SELECT analytics.add_rollup_dimension('actor', false, NULL)")
         create_tables(cur)
-        span = {"oldest": DAYS.start, "newest": DAYS.end, "with_values": True, "with_metadata": False}
-        cur.execute(sql["gather_batches"], {"batch_ids": [1], **span})
+        span = {"oldest": DAYS.start, "newest": DAYS.end}
+        fields = {"with_values": True, "with_metadata": False, "half_hours": []}
+        cur.execute(sql["gather_batches"], {"batch_ids": [1], **span, **fields})
         parameters = {"dimension": "actor", "grain": 1440, "since": None, "until": None, "halves": False}
         cur.execute(with_tables(sql["add"], table="rollups_actor_days"), parameters)
         cur.execute(
