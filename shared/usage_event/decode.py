@@ -29,7 +29,6 @@ from shared.usage_event.text import copy_escaped, cost_text, instant, metadata_t
 _NULL = r"\N"
 _MIN_AGE = -MAX_AHEAD
 
-_NO_AMOUNTS = (UNSET,) * 4
 _NO_DETAILS = f"\t{_NULL}" * 7
 
 _CamelFields: type[Fields] = msgspec.defstruct(  # type: ignore[assignment]  # it is one by its bases
@@ -145,12 +144,25 @@ def _quotes(fields: Fields) -> int:
         quotes += 4 if error_code else 2
     if (metadata := fields.metadata) is not UNSET:
         quotes += 2 + 4 * len(metadata or ())
-    for text in (fields.provider, fields.operation, fields.api_key_id):
-        if text is not UNSET:
-            quotes += 4 if text else 2
-    for amount in _part_amounts(fields):
-        if amount is not UNSET:
-            quotes += 2
+    return quotes if _has_no_details(fields) else quotes + _quotes_of_details(fields)
+
+
+def _quotes_of_details(fields: Fields) -> int:
+    quotes = 0
+    if (provider := fields.provider) is not UNSET:
+        quotes += 4 if provider else 2
+    if (operation := fields.operation) is not UNSET:
+        quotes += 4 if operation else 2
+    if (api_key_id := fields.api_key_id) is not UNSET:
+        quotes += 4 if api_key_id else 2
+    if fields.cached_input_tokens is not UNSET:
+        quotes += 2
+    if fields.cache_write_input_tokens is not UNSET:
+        quotes += 2
+    if fields.reasoning_tokens is not UNSET:
+        quotes += 2
+    if fields.time_to_first_token_ms is not UNSET:
+        quotes += 2
     return quotes
 
 
@@ -201,26 +213,47 @@ def _event(fields: Fields, now: datetime, escapes: bool) -> Event:
         f"{fields.input_tokens}\t{fields.output_tokens}\t{cost_text(fields.cost_estimate_cents)}\t"
         f"{actor_id}\t{client_id}\t{error_code}\t{metadata}"
     )
-    details = _details(fields)
+    details = _NO_DETAILS if _has_no_details(fields) else _details(fields, escapes)
     return Event(event_id, org_id, occurred_at, content + details, _digest(content, details))
 
 
-def _details(fields: Fields) -> str:
+def _has_no_details(fields: Fields) -> bool:
+    """Whether an event has none of the fields behind metadata."""
+    return (
+        fields.provider
+        is fields.operation
+        is fields.api_key_id
+        is fields.cached_input_tokens
+        is fields.cache_write_input_tokens
+        is fields.reasoning_tokens
+        is fields.time_to_first_token_ms
+        is UNSET
+    )
+
+
+def _details(fields: Fields, escapes: bool) -> str:
     """Return the COPY texts behind metadata. Raises ValueError where a part is larger than its whole."""
-    texts = (fields.provider, fields.operation, fields.api_key_id)
-    amounts = _part_amounts(fields)
-    if not any(texts) and amounts == _NO_AMOUNTS:
-        return _NO_DETAILS
-    cached, cache_write, reasoning, first_token_ms = (amount or 0 for amount in amounts)
+    provider, operation, api_key_id = fields.provider, fields.operation, fields.api_key_id
+    cached, cache_write, reasoning, first_token_ms = _part_amounts(fields)
     if (
-        cached + cache_write > fields.input_tokens
-        or reasoning > fields.output_tokens
-        or first_token_ms > fields.latency_ms
+        (cached or 0) + (cache_write or 0) > fields.input_tokens
+        or (reasoning or 0) > fields.output_tokens
+        or (first_token_ms or 0) > fields.latency_ms
     ):
         raise ValueError("a part is larger than its whole")
-    return _columns([text or None for text in texts]) + _columns(
-        [str(amount) if isinstance(amount, int) else None for amount in amounts]
+    if escapes:
+        provider, operation, api_key_id = (
+            copy_escaped(text) if text else _NULL for text in (provider, operation, api_key_id)
+        )
+    return (
+        f"\t{provider or _NULL}\t{operation or _NULL}\t{api_key_id or _NULL}\t{_amount(cached)}\t"
+        f"{_amount(cache_write)}\t{_amount(reasoning)}\t{_amount(first_token_ms)}"
     )
+
+
+def _amount(amount: int | UnsetType | None) -> int | str:
+    """Return an amount as it stands in a COPY line."""
+    return amount or (0 if amount == 0 else _NULL)
 
 
 def _columns(texts: Sequence[str | None]) -> str:
