@@ -1,5 +1,6 @@
 """The parts of analytics.rollups, one for each dimension and grain: add gathered events, clear a day."""
 
+import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -12,31 +13,30 @@ MIN_SHARE = 2 / 3
 """Groups by event from which a row is appended for each event and none is grouped."""
 
 _SQL = load_statements("rollups.sql")
+_KNOWN_SECONDS = 60.0
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 
 
 class Shares:
-    """How many groups an event made, by dimension, where events were last grouped.
+    """How many groups an event made, by dimension, where events were last grouped. For any thread.
 
     The more events are grouped at once, the fewer groups each makes: at worst the share that is lost grows as
-    they do. Whoever keeps one forgets it now and then, since traffic changes.
+    they do. What is known is forgotten after a minute, since traffic changes.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[float, int]] = {}
-
-    def forget(self) -> None:
-        """Have the next events grouped."""
-        self._known.clear()
+        self._known: dict[str, tuple[float, int, float]] = {}
 
     def note(self, dimension: str, *, events: int, groups: int) -> None:
         """Note that so many events made so many groups."""
-        self._known[dimension] = groups / events, events
+        self._known[dimension] = groups / events, events, time.monotonic()
 
     def nearly_each(self, dimension: str, events: int) -> bool:
         """Return whether nearly each of so many events is a group of its own."""
-        share, of = self._known.get(dimension, (0.0, 1))
+        share, of, noted_at = self._known.get(dimension, (0.0, 1, 0.0))
+        if time.monotonic() - noted_at > _KNOWN_SECONDS:
+            return False
         return 1 - (1 - share) * max(1.0, events / of) >= MIN_SHARE
 
 

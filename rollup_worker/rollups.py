@@ -28,7 +28,6 @@ MANY_BATCHES = MAX_BATCHES // 2
 """Batches of one transaction from which on they come faster than one connection adds them."""
 
 _MIN_EVENTS_TO_ANALYZE = 5_000
-_GROUP_EVERY_SECONDS = 60.0
 
 _SQL = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("rollups")
@@ -47,15 +46,26 @@ class Claim:
 
 
 class Rollups:
-    """Adds waiting batches to the rollups. For one thread."""
+    """Adds waiting batches to the rollups. For one thread.
 
-    def __init__(self, database: Database, metrics: RollupMetrics, clock: Clock = utc_now) -> None:
+    shares: what several of them know together. min_batches: with fewer to be claimed, none is.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        metrics: RollupMetrics,
+        clock: Clock = utc_now,
+        *,
+        shares: Shares | None = None,
+        min_batches: int = 1,
+    ) -> None:
         self._database = database
         self._metrics = metrics
         self._clock = clock
         self._max_batches = MAX_BATCHES
-        self._next_group = 0.0
-        self._shares = Shares()
+        self._min_batches = min_batches
+        self._shares = shares or Shares()
         self.more_wait = False
         """Whether the last claim took as many as it may."""
 
@@ -69,7 +79,7 @@ class Rollups:
         try:
             with self._database.transaction() as cur:
                 cur.execute(_SQL["share_rollups"])
-                claim = _claim(cur, self._max_batches)
+                claim = _claim(cur, self._min_batches, self._max_batches)
                 if claim is not None:
                     self._add(cur, claim)
         except DatabaseUnavailable:
@@ -105,14 +115,12 @@ class Rollups:
             cur.execute(_SQL["note_freshness"])
         cur.execute(_SQL["mark_batches"], parameters)
 
-    def _analyze(self, cur: Cursor, events: int) -> None:
-        """Show the planner a large claim, and have one grouped now and then, to learn what that saves."""
+    @staticmethod
+    def _analyze(cur: Cursor, events: int) -> None:
+        """Show the planner a large claim."""
         if events >= _MIN_EVENTS_TO_ANALYZE:
             cur.execute(_SQL["set_statistics_target"])
             cur.execute(_SQL["analyze_gathered"])
-            if time.monotonic() >= self._next_group:
-                self._shares.forget()
-                self._next_group = time.monotonic() + _GROUP_EVERY_SECONDS
 
     def _count(self, claim: Claim, seconds: float) -> None:
         now = self._clock()
@@ -131,9 +139,9 @@ class Rollups:
         )
 
 
-def _claim(cur: Cursor, max_batches: int) -> Claim | None:
+def _claim(cur: Cursor, min_batches: int, max_batches: int) -> Claim | None:
     rows = fetch_rows(cur, _SQL["claim_batches"], {"max_batches": max_batches})
-    if not rows:
+    if len(rows) < min_batches:
         return None
     stored = [row for row in rows if row["inserted"] > 0]
     return Claim(

@@ -12,6 +12,7 @@ from rollup_worker.days import Days
 from rollup_worker.dimensions import keep_dimensions
 from rollup_worker.gauges import BacklogGauges, RecentGauges
 from rollup_worker.key_parts import KeyParts
+from rollup_worker.parts import Shares
 from rollup_worker.percentiles import Percentiles
 from rollup_worker.rollups import MANY_BATCHES, Rollups
 from rollup_worker.upkeep import Upkeep
@@ -78,15 +79,17 @@ class Worker:
 
     def _loops(self) -> list[tuple[str, Callable[[], None], timedelta]]:
         """Return each part's name, its work, and the pause between two times."""
-        rollups = Rollups(self._open("rollup_worker rollups"), self._metrics)
+        shares = Shares()
+        rollups = Rollups(self._open("rollup_worker rollups"), self._metrics, shares=shares)
         beside = self._open("rollup_worker rollups beside")
-        rollups_beside = Rollups(beside, self._metrics)
+        more_rollups = Rollups(beside, self._metrics, shares=shares, min_batches=MANY_BATCHES)
 
         def help_out() -> None:
             self._many_wait.wait()
             self._many_wait.clear()
-            while not self._stop and rollups_beside.add_waiting() >= MANY_BATCHES:
+            while not self._stop and more_rollups.add_waiting():
                 pass
+            self._woken.set()  # the other may have passed by what was looked at here and left
             beside.close()
 
         upkeep = Upkeep(self._open("rollup_worker upkeep"), self._settings)

@@ -110,6 +110,20 @@ def test_two_workers_at_once_add_each_batch_once_and_never_deadlock(
     observer.assert_equal(Expected(events))
 
 
+def test_who_helps_out_takes_many_batches_or_none(
+    owner: connection, worker_database: Database, observer: Observer
+) -> None:
+    events = traffic(600)
+    pieces = batches_of(events, 200)
+    helper = Rollups(worker_database, RollupMetrics(CollectorRegistry()), min_batches=3)
+    for piece in pieces[:2]:
+        insert_batch(owner, piece)
+    assert helper.add_waiting() == 0
+    insert_batch(owner, pieces[2])
+    assert helper.add_waiting() == 3
+    observer.assert_equal(Expected(events))
+
+
 def test_a_worker_killed_between_hours_and_days_leaves_no_trace(
     owner: connection, database: TestDatabase, worker_database: Database, observer: Observer
 ) -> None:

@@ -125,5 +125,5 @@ def connections(name: str, environ: Mapping[str, str]) -> int:
         return int(environ["EXPORT_WORKER_CONCURRENCY"]) + 6
     if name == "analytics-ingestor":
         return WRITERS
-    # The rollup worker: rollups, days, upkeep, key parts, two of gauges, listener, probe. A command: one.
-    return 8 if name == "analytics-rollup-worker" else 1
+    # The rollup worker: two of rollups, days, upkeep, key parts, two of gauges, listener, probe. A command: one.
+    return 9 if name == "analytics-rollup-worker" else 1
