@@ -125,5 +125,5 @@ def connections(name: str, environ: Mapping[str, str]) -> int:
         return int(environ["EXPORT_WORKER_CONCURRENCY"]) + 6
     if name == "analytics-ingestor":
         return WRITERS
-    # The rollup worker: two of rollups, days, upkeep, key parts, two of gauges, listener, probe. A command: one.
+    # Rollup worker: two of rollups and of gauges, days, upkeep, key parts, listener, probe. A command: one.
     return 9 if name == "analytics-rollup-worker" else 1
