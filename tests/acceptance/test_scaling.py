@@ -102,7 +102,9 @@ def test_ingestors_and_rollup_workers_join_and_leave_while_events_flow(
     # Whoever left had acknowledged what it had committed: nothing was delivered again.
     assert observer.ingestion()["dedupe_conflicts"] == 0
     assert found["ingestor"] == 4 * connections("analytics-ingestor", {})
-    assert found["rollup_worker"] == 2 * connections("analytics-rollup-worker", {})
+    # Each has one more while many batches wait, which these may never have done.
+    most = connections("analytics-rollup-worker", {})
+    assert 2 * (most - 1) <= found["rollup_worker"] <= 2 * most
 
 
 def test_gateway_and_export_worker_keep_to_the_connections_they_are_counted_with(
