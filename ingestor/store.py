@@ -109,9 +109,10 @@ class BatchStore:
             try:
                 stored = self._attempt(rows, batch, received, outcome, check_rows=check_rows)
             except (_PartsChanged, TableMissing):
-                if self._closed.parts is self._parts:  # the other writer has not read it either
+                listed = [part.number for part in self._parts]
+                if self._closed.numbers == listed:  # the other writer has not read it either, or too early
                     self._closed.refresh(self._database)
-                if self._closed.numbers == [part.number for part in self._parts]:
+                if self._closed.numbers == listed:
                     raise
             except DuplicateRow as error:
                 if error.table == _KEYS_TABLE:

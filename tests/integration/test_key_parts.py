@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import psycopg2
@@ -13,10 +14,12 @@ from psycopg2.extensions import connection
 
 from deploy.local.traffic import Event
 from ingestor import closed_parts
+from ingestor import store as store_module
 from ingestor.store import BatchStore
 from rollup_worker import key_parts as key_parts_module
 from shared import key_filter
 from shared.errors import DatabaseBusy
+from shared.postgres import Database
 from shared.process import Stop
 from shared.statements import load_statements, with_tables
 from tests.support.ingestion import hold_key, wait_until_waiting
@@ -123,6 +126,30 @@ def test_a_batch_that_begins_before_the_part_is_closed_is_in_it(
     keep_parts(database)
     assert numbers(owner, "SELECT count(*) FROM analytics.event_keys_1") == (PART + 20,)
     assert store_batch(new_store(), late) == (20, 0, 0)
+
+
+def test_a_list_read_again_just_before_it_changed_is_not_taken_for_the_new_one(
+    new_store: NewStore, database: TestDatabase, owner: connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a batch is under way, the other writer's refresh makes the list anew, of the same parts."""
+    store, events = new_store(), traffic(2 * PART + 20)
+    store_batch(store, events[:PART])
+    keep_parts(database)
+    store_batch(store, events[PART : 2 * PART])
+    copy_keys = store_module._copy_keys
+
+    def close_before_it(*arguments: Any) -> None:
+        monkeypatch.setattr(store_module, "_copy_keys", copy_keys)
+        with closing(Database(database.ingestor_url, application_name="other writer")) as other:
+            store._closed.refresh(other)
+        with key_parts(database) as (work, _):
+            work.close()
+        copy_keys(*arguments)
+
+    monkeypatch.setattr(store_module, "_copy_keys", close_before_it)
+    assert store_batch(store, events[2 * PART :]) == (20, 20, 0)
+    assert numbers(owner, "SELECT count(*) FROM analytics.event_keys_2") == (PART,)
+    stored_once(owner, 2 * PART + 20)
 
 
 def test_a_batch_that_waits_while_the_part_is_closed_looks_into_it(
