@@ -27,6 +27,7 @@ from tests.support.turns import turn
 _OWNED = pytest.StashKey[SharedStack]()
 _HOME = pytest.StashKey[Path]()
 _CONSOLE = "tests/console"
+_ALONE = "alone"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,11 +52,14 @@ def pytest_configure_node(node: Any) -> None:
 class _FilesTogether(LoadFileScheduling):  # type: ignore[misc]  # xdist tells no types
     """Gives each file to one worker, and the files that look at the console to the same one.
 
-    Those share a fleet with known data and a Chromium, whose start takes longer than most of them.
+    Those share a fleet with known data and a Chromium, whose start takes longer than most of them. The tests
+    of a file that have the machine to themselves are given apart from its others.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
+        if _ALONE in nodeid.partition("[")[2].removesuffix("]").split("-"):
+            return f"{file}[{_ALONE}]"
         return _CONSOLE if file.startswith(f"{_CONSOLE}/") and not file.endswith("test_build.py") else file
 
 
@@ -65,11 +69,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
     return _FilesTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Say in its id that a test has the machine to itself: whoever shares out the tests sees nothing else."""
+    if metafunc.definition.get_closest_marker(_ALONE):
+        metafunc.fixturenames.append(_ALONE)
+        metafunc.parametrize(_ALONE, [None], ids=[_ALONE])
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give the long tests to the workers first, so that none is left with one at the end.
 
-    For a test that has the machine to itself all workers wait until those under way have ended. So the files
-    of such tests come when the long ones are done, beside the unit tests, and those tests come last in them.
+    For a test that has the machine to itself all workers wait until those under way have ended. So such
+    tests come when the long ones are done, beside the unit tests.
     """
     if not hasattr(config, "workerinput"):
         return
@@ -77,15 +88,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.rootpath / "tests" / name for name in ("drills", "console", "acceptance", "integration")
     ]
     files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
-    alone = {item.path for item in items if item.get_closest_marker("alone")}
+    alone = {item for item in items if item.get_closest_marker(_ALONE)}
 
-    def place(item: pytest.Item) -> tuple[int, int, bool]:
-        rank = next(
-            (at for at, folder in enumerate(folders) if folder in item.path.parents), len(folders) + 1
-        )
-        if item.path in alone:
-            rank = len(folders)
-        return rank, files[item.path], item.get_closest_marker("alone") is not None
+    def place(item: pytest.Item) -> tuple[int, int]:
+        ranks = [at for at, folder in enumerate(folders) if folder in item.path.parents]
+        return len(folders) if item in alone else ranks[0] if ranks else len(folders) + 1, files[item.path]
 
     items.sort(key=place)
 
@@ -107,7 +114,7 @@ def pytest_terminal_summary(
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Wait for the test's turn: beside others, or alone."""
-    with turn(item.config.stash[_HOME], alone=item.get_closest_marker("alone") is not None):
+    with turn(item.config.stash[_HOME], alone=item.get_closest_marker(_ALONE) is not None):
         return (yield)
 
 
