@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,15 +36,19 @@ def explain(error: Exception) -> str:
 # Below the ports that systems give to outgoing connections, with 10,000 added too: those may be taken
 # between the look and the use. Each process begins elsewhere and goes round, so none is given twice soon.
 _PORTS = range(16_000, 22_000)
-_start = random.randrange(len(_PORTS))
-_candidates = itertools.cycle([*_PORTS[_start:], *_PORTS[:_start]])
+
+
+def _round_from(start: int) -> Iterator[int]:
+    return itertools.cycle([*_PORTS[start:], *_PORTS[:start]])
+
+
+_candidates = _round_from(random.randrange(len(_PORTS)))
 
 
 def begin_ports_at(share: float) -> None:
     """Look for ports from this part of the range on (0 to below 1): processes side by side keep apart."""
     global _candidates  # noqa: PLW0603  one way round a process
-    start = int(share * len(_PORTS))
-    _candidates = itertools.cycle([*_PORTS[start:], *_PORTS[:start]])
+    _candidates = _round_from(int(share * len(_PORTS)))
 
 
 def free_ports(count: int) -> list[int]:

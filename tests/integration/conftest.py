@@ -9,6 +9,7 @@ from psycopg2.extensions import connection
 from ingestor.store import BatchStore
 from shared.postgres import Database
 from tests.support.exports import Exports, open_exports
+from tests.support.gateway_app import Gateway
 from tests.support.ingestion import Ingestion
 from tests.support.places import TestBroker, TestDatabase
 from tests.support.seed import connect
@@ -60,3 +61,9 @@ def new_store(database: TestDatabase) -> Iterator[Callable[[], BatchStore]]:
     yield make
     for store in stores:
         store.close()
+
+
+@pytest.fixture(scope="session")
+def alone() -> Gateway:
+    """A gateway for requests that it refuses or answers by itself: those need no server."""
+    return Gateway.without_servers()

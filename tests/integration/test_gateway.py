@@ -43,11 +43,6 @@ def gateway(environ: dict[str, str]) -> Gateway:
     return Gateway(environ, clock=lambda: NOW)
 
 
-@pytest.fixture(scope="module")
-def alone() -> Gateway:
-    return Gateway.without_servers()
-
-
 def put(owner: connection, table: str, org_id: str, rows: Rows) -> None:
     """Insert rollups: invocations, errors, tokens in and out, cost by bucket and model."""
     with owner.cursor() as cur:

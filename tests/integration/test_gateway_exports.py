@@ -24,12 +24,6 @@ def gateway(environ: dict[str, str]) -> Gateway:
     return Gateway(environ)
 
 
-@pytest.fixture(scope="module")
-def alone() -> Gateway:
-    """A gateway for requests that it refuses: those need no server."""
-    return Gateway.without_servers()
-
-
 def create(gateway: Gateway, key: str | None = None, **body: Any) -> testing.Result:
     headers = {"Idempotency-Key": key} if key is not None else {}
     text = json.dumps({"timeRange": WEEK} | body).encode()

@@ -22,12 +22,6 @@ def gateway(environ: dict[str, str]) -> Gateway:
     return Gateway(environ)
 
 
-@pytest.fixture(scope="module")
-def alone() -> Gateway:
-    """A gateway for requests that it refuses: those need no server."""
-    return Gateway.without_servers()
-
-
 def actor(subject: str) -> dict[str, str]:
     return {"X-Actor-Subject": subject, "X-Actor-Roles": CREATE, "X-Actor-Orgs": org(0)}
 
