@@ -42,11 +42,15 @@ def _utc_text(instant: datetime) -> str:
 
 
 def wait_until(
-    condition: Callable[[], bool], *, seconds: float, what: str, every_seconds: float = 0.2
+    condition: Callable[[], bool],
+    *,
+    seconds: float,
+    what: str | Callable[[], str],
+    every_seconds: float = 0.2,
 ) -> None:
-    """Poll until the condition holds. Raises AssertionError that names what was waited for."""
+    """Poll until the condition holds. Raises AssertionError that names what it waited for, evaluated then."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what() if callable(what) else what}")
         time.sleep(every_seconds)

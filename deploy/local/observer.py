@@ -77,7 +77,7 @@ class Observer:
         wait_until(
             settled,
             seconds=seconds,
-            what=f"received={received} stored={stored}; last seen {self.ingestion()}",
+            what=lambda: f"received={received} stored={stored}; last seen {self.ingestion()}",
         )
         wait_until(lambda: self._depth(self._queue) == 0, seconds=seconds, what="an empty queue")
 

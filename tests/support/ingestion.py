@@ -67,7 +67,7 @@ class Ingestion:
         wait_until(
             lambda: self.observer.ingestion()["received"] >= events,
             seconds=seconds,
-            what=f"{events} received; last seen {self.observer.ingestion()}",
+            what=lambda: f"{events} received; last seen {self.observer.ingestion()}",
         )
 
     def wait_dead_letters(self, count: int, seconds: float = 20) -> None:
