@@ -179,6 +179,8 @@ class Drill:
         self.history.end("recovery", "fail" if why else "ok", number, seconds=round(seconds, 2), why=why)
         if why:
             self._write_line(f"    not recovered: {why[:_MAX_WHY]}")
+            # That it did not recover is a finding itself.
+            self.verdict.findings = check(self.history.records, self._found, self._parsed).findings
         return seconds
 
     def note_holdings(self) -> None:
@@ -189,8 +191,6 @@ class Drill:
     def outcome(self, name: str, happened: str, can_break: str) -> Outcome:
         """Wait for recovery, and judge."""
         seconds = self.settle(name)
-        if self.history.records[-1]["state"] != "ok":  # that it did not recover is a finding itself
-            self.verdict.findings = check(self.history.records, self._found, self._parsed).findings
         new = self._new_findings()
         self._known |= {(each.invariant, each.kind) for each in new}
         if self._ended:
