@@ -64,6 +64,6 @@ def new_store(database: TestDatabase) -> Iterator[Callable[[], BatchStore]]:
 
 
 @pytest.fixture(scope="session")
-def alone() -> Gateway:
+def lone_gateway() -> Gateway:
     """A gateway for requests that it refuses or answers by itself: those need no server."""
     return Gateway.without_servers()

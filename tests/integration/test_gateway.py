@@ -263,15 +263,15 @@ def test_freshness_is_computed_again_when_its_time_in_the_cache_is_over(
     assert gateway.get(path)["status"] == "delayed"
 
 
-def test_the_document_is_served_and_its_schemas_are_sound(alone: Gateway) -> None:
-    answer = alone.call("GET", f"{PREFIX}/openapi.json", {})
+def test_the_document_is_served_and_its_schemas_are_sound(lone_gateway: Gateway) -> None:
+    answer = lone_gateway.call("GET", f"{PREFIX}/openapi.json", {})
     served = read(answer)
     assert served["openapi"].startswith("3.1")
     assert served["paths"].keys() == DOCUMENT["paths"].keys()
     for schema in DOCUMENT["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
     known = {"If-None-Match": answer.headers["etag"]}
-    assert alone.call("GET", f"{PREFIX}/openapi.json", {}, headers=known).status_code == 304
+    assert lone_gateway.call("GET", f"{PREFIX}/openapi.json", {}, headers=known).status_code == 304
 
 
 @pytest.mark.parametrize(
@@ -286,20 +286,22 @@ def test_the_document_is_served_and_its_schemas_are_sound(alone: Gateway) -> Non
         ("HEAD", f"{PREFIX}/events/validate", 405),
     ],
 )
-def test_what_is_not_there_is_a_problem_too(alone: Gateway, method: str, path: str, status: int) -> None:
-    answer = alone.call(method, path)
+def test_what_is_not_there_is_a_problem_too(
+    lone_gateway: Gateway, method: str, path: str, status: int
+) -> None:
+    answer = lone_gateway.call(method, path)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     if status == 405:
         assert answer.headers["allow"]
 
 
-def test_a_request_id_is_taken_over_if_it_is_fit_to_be_logged(alone: Gateway) -> None:
+def test_a_request_id_is_taken_over_if_it_is_fit_to_be_logged(lone_gateway: Gateway) -> None:
     path = f"{PREFIX}/orgs/{org(0)}/usage"
-    answer = alone.call("GET", path, OWNER, headers={"X-Request-ID": "abc-1.2:3_4"})
+    answer = lone_gateway.call("GET", path, OWNER, headers={"X-Request-ID": "abc-1.2:3_4"})
     assert answer.headers["x-request-id"] == "abc-1.2:3_4"
     for unfit in ("", "a b", "a" * 129, "a\tb", "\xe9"):
-        answer = alone.call("GET", path, OWNER, headers={"X-Request-ID": unfit})
+        answer = lone_gateway.call("GET", path, OWNER, headers={"X-Request-ID": unfit})
         assert answer.headers["x-request-id"] not in {"", unfit}
 
 

@@ -69,15 +69,17 @@ def test_a_job_is_accepted_as_pending_and_found_at_its_location(gateway: Gateway
         ({"format": "xlsx", "granularity": 5}, ["format", "granularity"]),
     ],
 )
-def test_every_fault_of_a_request_is_named(alone: Gateway, body: dict[str, Any], fields: list[str]) -> None:
-    assert_problem(create(alone, **body), 400, *fields)
+def test_every_fault_of_a_request_is_named(
+    lone_gateway: Gateway, body: dict[str, Any], fields: list[str]
+) -> None:
+    assert_problem(create(lone_gateway, **body), 400, *fields)
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"a":1,"a":2}', b"timeRange=x"]
 )
-def test_a_body_that_is_no_json_object_is_refused(alone: Gateway, body: bytes) -> None:
-    assert_problem(alone.call("POST", JOBS, ACTOR, body=body), 400, "")
+def test_a_body_that_is_no_json_object_is_refused(lone_gateway: Gateway, body: bytes) -> None:
+    assert_problem(lone_gateway.call("POST", JOBS, ACTOR, body=body), 400, "")
 
 
 def test_exactly_31_days_are_allowed(gateway: Gateway) -> None:

@@ -35,32 +35,34 @@ def create(gateway: Gateway, who: dict[str, str], key: str | None = None, **body
     "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "json", "\xe9"]
 )
 @pytest.mark.parametrize("path", [JOBS, VALIDATE])
-def test_a_body_that_does_not_say_it_is_json_is_a_415(alone: Gateway, path: str, content_type: str) -> None:
-    answer = alone.call("POST", path, ADMIN, body=b"{}", headers={"Content-Type": content_type})
+def test_a_body_that_does_not_say_it_is_json_is_a_415(
+    lone_gateway: Gateway, path: str, content_type: str
+) -> None:
+    answer = lone_gateway.call("POST", path, ADMIN, body=b"{}", headers={"Content-Type": content_type})
     assert_problem(answer, 415)
     assert answer.headers["accept"] == "application/json"
 
 
 @pytest.mark.parametrize("path", [JOBS, VALIDATE])
-def test_no_body_at_all_is_a_415_too(alone: Gateway, path: str) -> None:
-    assert_problem(alone.call("POST", path, ADMIN), 415)
+def test_no_body_at_all_is_a_415_too(lone_gateway: Gateway, path: str) -> None:
+    assert_problem(lone_gateway.call("POST", path, ADMIN), 415)
 
 
-def test_half_a_surrogate_pair_in_a_body_is_a_400_that_shows_it(alone: Gateway) -> None:
-    answer = alone.call("POST", JOBS, ADMIN, body=b'{"\\ud800":1}')
+def test_half_a_surrogate_pair_in_a_body_is_a_400_that_shows_it(lone_gateway: Gateway) -> None:
+    answer = lone_gateway.call("POST", JOBS, ADMIN, body=b'{"\\ud800":1}')
     assert_problem(answer, 400, "\\ud800", "timeRange")
     event = b'{"metadata":{"\\udfff":"\\ud800"},"modelId":"\\ud800","\\ud800":1}'
-    assert_problem(alone.call("POST", VALIDATE, ADMIN, body=event), 400)
+    assert_problem(lone_gateway.call("POST", VALIDATE, ADMIN, body=event), 400)
 
 
 @pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
 @pytest.mark.parametrize("method", ["WEBSOCKET", "FOO", "PROPFIND", "TRACE", "CONNECT", "get"])
 def test_a_method_of_no_use_is_a_problem_with_a_request_id_on_every_route(
-    alone: Gateway, method: str
+    lone_gateway: Gateway, method: str
 ) -> None:
     paths = [path.replace("{orgId}", org(0)).replace("{jobId}", org(1)) for path in DOCUMENT["paths"]]
     for path in [*paths, "/nowhere"]:
-        answer = alone.call(method, path, ADMIN)
+        answer = lone_gateway.call(method, path, ADMIN)
         assert answer.status_code in {400, 404, 405}, (method, path)
         assert_problem(answer, answer.status_code)
 
