@@ -57,7 +57,8 @@ def open_connections(observer: Observer) -> dict[str, int]:
     return dict(
         observer.rows(
             "SELECT usename::text, count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid() GROUP BY 1"
+            " WHERE datname = current_database() AND backend_type = 'client backend'"
+            " AND pid <> pg_backend_pid() GROUP BY 1"
         )
     )
 
