@@ -14,7 +14,7 @@ from shared.cut import column
 from shared.cut_plan import RAW, Plan
 from shared.errors import AnalyticsError, DatabaseBusy
 from shared.export_job import export_cut
-from shared.kept import read_kept
+from shared.kept import KEPT, fetch_moved
 from shared.pieces import HOUR_MINUTES, NotKept, Piece
 from shared.postgres import Cursor, Database, Sink
 from shared.statements import in_type, load_statements
@@ -104,7 +104,8 @@ def _plan(job: Job, cur: Cursor, as_of: datetime) -> Plan:
         models=job.models,
     )
     try:
-        plan = Plan(cut, read_kept(cur), as_of)
+        cur.execute(KEPT)
+        plan = Plan(cut, fetch_moved(cur, cut), as_of)
     except NotKept as error:
         raise NotExportable(f"What the export asks for is not kept any more: {error}.") from error
     if plan.oldest_event is not None:
@@ -113,6 +114,8 @@ def _plan(job: Job, cur: Cursor, as_of: datetime) -> Plan:
         reason = plan.lacks_events(kept_since)
         if reason is not None:
             raise NotExportable(f"The export {reason}.")
+        cur.execute(_CUTS["waiting"])
+        [(plan.waiting,)] = cur.fetchall()
     return plan
 
 

@@ -12,6 +12,7 @@ import structlog
 
 from rollup_worker.dimensions import Dimension, list_dimensions
 from rollup_worker.merge import Merge, merge_rest
+from rollup_worker.spread import begin_move, end_move, keep_rollups_out
 from shared.pieces import HALF_MINUTES
 from shared.postgres import Database
 from shared.process import Stop
@@ -32,7 +33,8 @@ class Days:
 
     def add_past_hours(self, stop: Stop) -> None:
         """Add each hour that is over to its dimension's days, one by one. Raises DatabaseUnavailable."""
-        with self._database.query() as cur:
+        with self._database.transaction() as cur:
+            end_move(cur)  # of a worker that was killed
             dimensions = [each for each in list_dimensions(cur) if each.days_until is not None]
         for dimension in dimensions:
             while not stop:
@@ -61,7 +63,8 @@ class Days:
             return False
         self._merge.merge_past(dimension.hours_table, hour, stop)  # before rollups have to wait
         with self._database.transaction() as cur:
-            cur.execute(_ROLLUPS["lock_rollups"])
+            end_move(cur)
+            keep_rollups_out(cur)
             cur.execute(_SQL["hour_to_add"], {"name": dimension.name})  # again: it may have been added since
             if cur.fetchall() != [(hour,)]:
                 return True
@@ -73,6 +76,9 @@ class Days:
             if not dimension.keeps_hours:
                 cur.execute(with_tables(_ROLLUPS["remove_hour"], table=dimension.hours_table), {"hour": hour})
             cur.execute(_SQL["hour_added"], {"name": dimension.name})
+            begin_move(cur)
+        with self._database.transaction() as cur:
+            end_move(cur)
         _log.info("hour added to days", dimension=dimension.name, hour=hour.isoformat(), rows=rows)
         return True
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
+from rollup_worker.spread import keep_rollups_out
 from shared.pieces import DAY_MINUTES, HALF_HOURS, HALF_MINUTES, HOUR_MINUTES
 from shared.postgres import Cursor, Database
 from shared.settings import KeptDimension
@@ -19,7 +20,6 @@ ERROR_CODE = "errorCode"
 PROVIDER = "provider"
 _METADATA = "metadata."
 _SQL = load_statements("dimensions.sql")
-_ROLLUPS = load_statements("rollups.sql")
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("dimensions")
 
 
@@ -93,7 +93,7 @@ def keep_dimensions(database: Database, wanted: tuple[KeptDimension, ...]) -> No
     with database.transaction() as cur:
         kept = {dimension.name: dimension for dimension in list_dimensions(cur)}
         if any(each.name not in kept for each in wanted):
-            cur.execute(_ROLLUPS["lock_rollups"])
+            keep_rollups_out(cur)
         for each in wanted:
             parameters = {
                 "name": each.name,
@@ -124,7 +124,7 @@ def keep_dimensions(database: Database, wanted: tuple[KeptDimension, ...]) -> No
 def drop_dimension(database: Database, name: str) -> bool:
     """Drop a dimension with all of its rollups; False when it is not kept. Raises DatabaseUnavailable."""
     with database.transaction() as cur:
-        cur.execute(_ROLLUPS["lock_rollups"])
+        keep_rollups_out(cur)
         cur.execute(_SQL["drop"], {"name": name})
         [(dropped,)] = cur.fetchall()
     return bool(dropped)

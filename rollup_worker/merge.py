@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from rollup_worker.spread import at_once
 from shared.pieces import HALF_HOURS
 from shared.postgres import Cursor, Database
 from shared.process import Stop
@@ -73,7 +74,8 @@ class Merge:
 def merge_rest(cur: Cursor, table: str, hour: datetime) -> None:
     """Merge what has come to an hour since merge_past. The caller keeps rollups out."""
     org_ids = [org_id for org_id, _, _ in _hours(cur, table, hour, hour + _HOUR, 2)]
-    _merge(cur, table, org_ids, hour)
+    for some in at_once(cur, org_ids):
+        _merge(cur, table, some, hour)
 
 
 def _hours(
@@ -87,7 +89,7 @@ def _hours(
 def _merge(cur: Cursor, table: str, org_ids: list[str], hour: datetime) -> tuple[int, int]:
     """Merge; return how many rows were taken and how many were made."""
     cur.execute(_SQL["set_work_mem"])
-    parameters = {"org_ids": org_ids, "hour": hour, "halves": hour.astimezone(UTC).hour in HALF_HOURS}
+    parameters = {"org_ids": tuple(org_ids), "hour": hour, "halves": hour.astimezone(UTC).hour in HALF_HOURS}
     cur.execute(with_tables(_SQL["merge_hour"], table=table), parameters)
     [(taken, made)] = cur.fetchall()
     if taken:

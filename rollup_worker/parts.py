@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from rollup_worker.dimensions import ERROR_CODE, PROVIDER, Dimension, Part, fields_needed
+from rollup_worker.spread import shown
 from shared.pieces import DAY_MINUTES, HALF_HOURS, HOUR_MINUTES
 from shared.postgres import Cursor
 from shared.statements import load_statements, with_tables
@@ -108,14 +109,12 @@ def make_day_again(cur: Cursor, dimensions: list[Dimension], day: datetime, org_
                 {"day": day, "next_day": day + _DAY, "org_ids": org_ids},
             )
     create_tables(cur)
+    parameters = {"org_ids": org_ids} | shown(cur) | fields_needed(dimensions)
     made = 0
     for number in range(24):
         hour = day + number * _HOUR
         cur.execute(_SQL["empty_gathered"])
-        cur.execute(
-            _SQL["gather_hour"],
-            {"hour": hour, "next_hour": hour + _HOUR, "org_ids": org_ids} | fields_needed(dimensions),
-        )
+        cur.execute(_SQL["gather_hour"], parameters | {"hour": hour, "next_hour": hour + _HOUR})
         if cur.rowcount:
             made += add_gathered(cur, dimensions, events=cur.rowcount, oldest=hour, shares=Shares())
     return made

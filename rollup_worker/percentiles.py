@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 import structlog
 
 from rollup_worker.dimensions import list_dimensions
+from rollup_worker.spread import is_spread
 from shared.buckets import bucket_start
 from shared.pieces import DAY_MINUTES, HOUR_MINUTES
-from shared.postgres import Database
+from shared.postgres import Cursor, Database
 from shared.process import Stop
 from shared.statements import load_statements, with_tables
 
@@ -79,6 +80,11 @@ class Percentiles:
 
     def _keep(self, window: Window, tables: dict[int, str], stop: Stop) -> int:
         """Keep those of a window's buckets, in steps, unless another worker is at it; return how many."""
+        with self._database.query() as cur:
+            org_ids = _organisations(cur, window, tables)
+        return sum(self._keep_some(org_id, window, tables, stop) for org_id in org_ids)
+
+    def _keep_some(self, org_id: str | None, window: Window, tables: dict[int, str], stop: Stop) -> int:
         grain, low, high = window
         statement = with_tables(_SQL["keep"], table=tables[grain])
         rows, step = 0, _MAX_ROWS
@@ -88,11 +94,20 @@ class Percentiles:
                 cur.execute(_SQL["try_lock"])
                 if cur.fetchone() != (True,):
                     break
-                cur.execute(statement, {"low": low, "high": high, "max_rows": _MAX_ROWS})
+                cur.execute(statement, {"org_id": org_id, "low": low, "high": high, "max_rows": _MAX_ROWS})
                 step = cur.rowcount
             rows += step
             stop.wait(_PAUSE_FACTOR * (time.monotonic() - began))
         return rows
+
+
+def _organisations(cur: Cursor, window: Window, tables: dict[int, str]) -> list[str | None]:
+    """Return what `keep` may be given: those with buckets to keep, one by one, or None for all at once."""
+    if not is_spread(cur):
+        return [None]
+    grain, low, high = window
+    cur.execute(with_tables(_SQL["orgs_to_keep"], table=tables[grain]), {"low": low, "high": high})
+    return [org_id for (org_id,) in cur.fetchall()]
 
 
 def _windows(oldest: datetime, until: datetime) -> Iterator[Window]:

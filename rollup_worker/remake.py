@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from rollup_worker.dimensions import Dimension, list_dimensions
 from rollup_worker.parts import make_day_again
+from rollup_worker.spread import keep_rollups_out
 from shared.buckets import bucket_start
 from shared.errors import AnalyticsError
 from shared.postgres import Cursor, Database
@@ -23,7 +24,6 @@ MAX_EVENTS = 20_000
 _LIMIT_SECONDS = 3600
 _DAY = timedelta(days=1)
 _SQL = load_statements("dimensions.sql")
-_ROLLUPS = load_statements("rollups.sql")
 _VERIFY = load_statements("verify.sql")
 
 WriteLine = Callable[[str], None]
@@ -50,7 +50,7 @@ def make_day(
         began = time.monotonic()
         with database.transaction(time_limit_seconds=_LIMIT_SECONDS) as cur:
             cur.execute(_VERIFY["hold_days"])
-            cur.execute(_ROLLUPS["lock_rollups"])
+            keep_rollups_out(cur)
             _refuse_dropped(cur, day)
             dimensions = _chosen(cur, names)
             made += make_day_again(cur, dimensions, day, org_ids)

@@ -13,6 +13,7 @@ import structlog
 
 from rollup_worker.dimensions import fields_needed, list_dimensions
 from rollup_worker.parts import Shares, add_gathered, create_tables
+from rollup_worker.spread import gather
 from shared.buckets import bucket_start
 from shared.clock import Clock, utc_now
 from shared.errors import DatabaseUnavailable
@@ -103,7 +104,7 @@ class Rollups:
         if claim.oldest:
             dimensions = list_dimensions(cur)
             create_tables(cur)
-            cur.execute(_SQL["gather_batches"], parameters | fields_needed(dimensions))
+            gather(cur, _SQL["gather_batches"], parameters | fields_needed(dimensions), claim.events)
             self._analyze(cur, claim.events)
             add_gathered(
                 cur,

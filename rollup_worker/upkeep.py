@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from rollup_worker.dimensions import list_dimensions
+from rollup_worker.spread import is_spread
 from shared.buckets import bucket_start
 from shared.clock import Clock
 from shared.pieces import HOUR_MINUTES
@@ -139,10 +140,7 @@ class Upkeep:
                     ):
                         break  # dropped with its dimension just now
                     statement = with_tables(statement, table=pruning.table)
-                cur.execute(statement, {"cutoff": pruning.cutoff, "max_rows": _MAX_ROWS})
-                step = cur.rowcount
-                if step:
-                    _record(cur, pruning)
+                step = _remove(cur, statement, pruning)
             removed += step
             if step < _MAX_ROWS:
                 break
@@ -151,8 +149,24 @@ class Upkeep:
             _log.info("old rows removed", statement=pruning.statement, table=pruning.table, rows=removed)
 
 
+def _remove(cur: Cursor, statement: str, pruning: _Pruning) -> int:
+    """Remove and record the rows of a step; return how many there were."""
+    limits = {"cutoff": pruning.cutoff, "max_rows": _MAX_ROWS}
+    org_ids: list[str | None] = [None]
+    if pruning.table and is_spread(cur):
+        cur.execute(with_tables(_SQL["orgs_to_prune"], table=pruning.table), limits)
+        org_ids = [org_id for (org_id,) in cur.fetchall()]
+    removed = 0
+    for org_id in org_ids:
+        cur.execute(statement, limits | {"org_id": org_id})
+        if cur.rowcount:
+            removed += cur.rowcount
+            _record(cur, pruning)
+    return removed
+
+
 def _record(cur: Cursor, pruning: _Pruning) -> None:
-    """Record what a step removed, in its transaction."""
+    """Record what a statement removed, in its transaction."""
     if pruning.recorded:
         days = sorted({day for (day,) in cur.fetchall()})
         cur.execute(_SQL["record_dropped_rollups"], {"days": days})

@@ -9,9 +9,11 @@ made again: the record of what was dropped decides that, and the data itself, ne
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Any
 
 from rollup_worker.dimensions import ERROR_CODE, Dimension, Part, list_dimensions
 from rollup_worker.remake import WriteLine, make_day
+from rollup_worker.spread import is_spread, keep_rollups_out, shown
 from shared.buckets import rfc3339
 from shared.clock import utc_now
 from shared.errors import AnalyticsError
@@ -117,27 +119,42 @@ def verify(database: Database, window: Window, write_line: WriteLine) -> int:
     return differences
 
 
-def _compare(database: Database, day: _Day) -> _Compared:
-    with database.transaction(repeatable_read=True, read_only=True, time_limit_seconds=_LIMIT_SECONDS) as cur:
+def _compare(database: Database, day: _Day, *, alone: bool = False) -> _Compared:
+    """Compare a day.
+
+    alone: keep rollups out meanwhile, in place of one snapshot, which the nodes of a Citus cluster have not.
+    """
+    with database.transaction(
+        repeatable_read=not alone, read_only=True, time_limit_seconds=_LIMIT_SECONDS
+    ) as cur:
         cur.execute(_VERIFY["hold_days"])
+        if alone:
+            keep_rollups_out(cur)
+        again = not alone and is_spread(cur)
         dropped = {row["what"] for row in fetch_rows(cur, _VERIFY["dropped_days"], day.parameters)}
         found: list[str] = []
         if not dropped:
             cur.execute(_VERIFY["sort_groups"])
+            batches = shown(cur)
             for dimension in list_dimensions(cur):
-                found += _differences(cur, dimension, day)
+                found += _differences(cur, dimension, day.parameters | batches)
         elif "rollups" not in dropped:
             found += [_describe_day(row) for row in fetch_rows(cur, _VERIFY["compare_days"], day.parameters)]
         [counts] = fetch_rows(cur, _VERIFY["count_compared"], day.parameters)
+    if found and again:
+        return _compare(database, day, alone=True)
     what = "raw events" if "events" in dropped else "rollups" if dropped else None
     return _Compared(what, found, counts["hours"] + counts["days"], counts["events"])
 
 
-def _differences(cur: Cursor, dimension: Dimension, day: _Day) -> list[str]:
-    """Compare a dimension's halves of hours, hours and days with the raw events."""
+def _differences(cur: Cursor, dimension: Dimension, of_day: dict[str, Any]) -> list[str]:
+    """Compare a dimension's halves of hours, hours and days with the raw events.
+
+    of_day: the parameters of the statements about the day.
+    """
     halves = {"half_hours": list(HALF_HOURS), "halves_since": dimension.halves_since}
     if dimension.name == ERROR_CODE:
-        rows = fetch_rows(cur, _VERIFY["compare_error_codes"], day.parameters | halves)
+        rows = fetch_rows(cur, _VERIFY["compare_error_codes"], of_day | halves)
         return [_describe_error_code(row) for row in rows]
     found = []
     complete_since = dimension.complete_since if dimension.name else None
@@ -145,7 +162,7 @@ def _differences(cur: Cursor, dimension: Dimension, day: _Day) -> list[str]:
     if dimension.keeps_halves:
         parts.append(Part(dimension.hours_table, HALF_MINUTES))
     for table, grain, part_since, until in parts:
-        if grain < DAY_MINUTES and dimension.hours_kept and day.start < utc_now() - dimension.hours_kept:
+        if grain < DAY_MINUTES and dimension.hours_kept and of_day["day"] < utc_now() - dimension.hours_kept:
             continue  # some of its hours may be gone
         parameters = {
             "dimension": dimension.name,
@@ -157,7 +174,7 @@ def _differences(cur: Cursor, dimension: Dimension, day: _Day) -> list[str]:
             "all_since": dimension.complete_since,
             **halves,
         }
-        rows = fetch_rows(cur, with_tables(_VERIFY["compare"], table=table), day.parameters | parameters)
+        rows = fetch_rows(cur, with_tables(_VERIFY["compare"], table=table), of_day | parameters)
         found += [_describe(dimension.name, grain, row) for row in rows]
     return found
 

@@ -14,6 +14,7 @@ from shared.buckets import rfc3339
 from shared.cut import Cut
 from shared.kept import Kept, check_kept, in_words
 from shared.pieces import DAY_MINUTES, HALF_HOURS, HALF_MINUTES, HOUR_MINUTES, NotKept, Piece, pieces
+from shared.statements import load_statements
 from shared.zones import boundaries, local_text, previous
 
 RAW = 0
@@ -39,11 +40,29 @@ class Read(NamedTuple):
     sign: int = 1
 
 
+def cuts_of_several() -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the statements of sql/cuts.sql for several organisations of a Citus cluster.
+
+    With the first Citus adds up on the nodes; they read no raw events. Those come to the coordinator, by the
+    second.
+    """
+    where = "where_of_several"
+    on_nodes = load_statements(
+        "cuts.sql",
+        stored="stored_on_nodes",
+        texts="texts_on_nodes",
+        measured="measured_on_nodes",
+        where=where,
+    )
+    return on_nodes, load_statements("cuts.sql", where=where)
+
+
 class Plan:
     """How a cut is read, given what is kept.
 
     bounds: the buckets' boundaries, in UTC. before: the plan of the totals of the window before, where it is
-    asked for. begins: the begin of all that is answered, that window included.
+    asked for. begins: the begin of all that is answered, that window included. waiting: what the statement of
+    that name found; whoever reads a plan that has parts_of_hours sets it.
     Raises NotKept where boundaries are none of kept sums, DimensionNotKept, and OverflowError near the
     calendar's ends.
     """
@@ -57,6 +76,7 @@ class Plan:
         self.bounds = cut.boundaries(keeps_hours=dimension.keeps_hours)
         self.begins = previous(self.start, self.end, cut.tz) if cut.compare else self.start
         local_text(self.begins, cut.tz)  # may be before the calendar of its zone
+        self.waiting: str | None = None
         self._pieces: dict[str, list[Piece]] = {}
         if not self.is_plain:  # else they are whole hours or days, and are needed only as rows
             for name in {cut.dimension, ""}:
@@ -184,6 +204,7 @@ class Plan:
         plan = Plan.__new__(Plan)
         plan.cut, plan.kept, plan._now = total, self.kept, self._now
         plan.bounds, plan.begins, plan.before, plan._pieces = [start, end], start, None, {}
+        plan.waiting = self.waiting
         plan._pieces_of(dimension)
         return plan
 
@@ -270,6 +291,8 @@ class Plan:
             "highs": array(piece.high.isoformat() for piece in found),
             "plus": array(piece.plus for piece in found),
             "minus": array(piece.minus for piece in found),
+            "first_low": min((piece.low for piece in found), default=_LONG_AGO),
+            "last_high": max((piece.high for piece in found), default=_LONG_AGO),
             "signed": any(piece.minus is not None for piece in found),
             "with_days": any(piece.grain == DAY_MINUTES for piece in found),
             "with_hours": any(piece.grain == HOUR_MINUTES for piece in found),
@@ -278,6 +301,7 @@ class Plan:
             "raw_from": min((piece.low for piece in raw), default=_LONG_AGO),
             "raw_to": max((piece.high for piece in raw), default=_LONG_AGO),
             "shown_only": cut.granularity != "minute",
+            "waiting": self._waiting_of(raw),
             "sums_since": self.kept[""].complete_since or _LONG_AGO,
             "fold": cut.top is not None,
             "winner_orgs": [org for org, _, _ in winners],
@@ -286,6 +310,12 @@ class Plan:
             "winner_values": [value if cut.by_value else "" for _, _, value in winners],
             "nil": _NIL,
         }
+
+    def _waiting_of(self, raw: Sequence[Piece]) -> str:
+        if not raw or self.cut.granularity == "minute":
+            return "{}"
+        assert self.waiting is not None, "raw events beside rollups: which batches wait?"  # noqa: S101
+        return self.waiting
 
     def _pieces_of(self, dimension: str) -> list[Piece]:
         if dimension not in self._pieces:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from shared.cut import Cut
+from shared.errors import DatabaseUnavailable
 from shared.pieces import NotKept
 from shared.postgres import Cursor
 from shared.statements import load_statements
@@ -25,6 +26,7 @@ class Kept:
     kept_since: datetime | None
     halves_since: datetime | None
     halves_in_hours: bool
+    moves: int | None = None
 
 
 KEPT = _SQL["kept"]
@@ -39,7 +41,25 @@ def read_kept(cur: Cursor) -> dict[str, Kept]:
 
 def fetch_kept(cur: Cursor) -> dict[str, Kept]:
     """Return the same where KEPT has just been run."""
-    return {row[0]: Kept(*row[:9]) for row in cur.fetchall()}
+    return {row[0]: Kept(*row[:10]) for row in cur.fetchall()}
+
+
+def fetch_moved(cur: Cursor, cut: Cut) -> dict[str, Kept]:
+    """Return what fetch_kept does, for a transaction that reads nothing before but a cut.
+
+    Raises DatabaseUnavailable where a node of a Citus cluster may hold more hours in its days than that says,
+    or less. It is so for a moment each hour: to try again is enough.
+    """
+    kept = fetch_kept(cur)
+    moves, dimension = kept[""].moves, kept.get(cut.dimension)
+    if moves is None or dimension is None or dimension.days_until is None:
+        return kept
+    if cut.org_ids:
+        cur.execute(_SQL["see_node"], {"org_ids": cut.org_ids})
+    cur.execute(_SQL["day_moves"])
+    if cur.fetchone() != (moves,):
+        raise DatabaseUnavailable("an hour is being added to its day just now")
+    return kept
 
 
 class DimensionNotKept(NotKept):

@@ -1,4 +1,4 @@
-"""Brings the database schema up to date: `python -m shared.migrate`.
+"""Brings the database schema up to date: `python -m shared.migrate [distribute]`.
 
 Applies sql/migrations/NNNN_name.sql in order, each in a transaction of its own under a
 transaction-level advisory lock, so it is safe to run twice, at once, and beside running processes.
@@ -8,6 +8,7 @@ DATABASE_URL is the schema owner's. A migration that has been applied must never
 import hashlib
 import os
 import re
+import sys
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from shared.statements import SQL_FOLDER, load_statements
 
 _FILE_NAME = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql")
 _SQL = load_statements("migrate.sql")
+_CITUS = load_statements("citus.sql")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def migrations(folder: Path = SQL_FOLDER / "migrations") -> list[Migration]:
 
 
 def migrate(database: Database) -> list[Migration]:
-    """Apply what is missing and return it.
+    """Apply what is missing and return it. On a Citus cluster spread the tables too, unless they hold events.
 
     Raises DatabaseUnavailable, or AnalyticsError that names the migration.
     """
@@ -65,7 +67,27 @@ def migrate(database: Database) -> list[Migration]:
             raise
         except AnalyticsError as error:
             raise AnalyticsError(f"migration {migration.version:04} {migration.name}: {error}") from error
+    distribute(database, with_events=False)
     return applied
+
+
+def distribute(database: Database, *, with_events: bool) -> bool:
+    """Spread the tables over a Citus cluster's nodes, where that is still to be done; return whether it was.
+
+    with_events: also where that moves events. Raises as migrate does.
+    """
+    with database.transaction(time_limit_seconds=24 * 3600) as cur:
+        cur.execute(_SQL["lock"])
+        for condition, wanted in (("has_citus", True), ("has_nodes", True), ("is_distributed", False)):
+            cur.execute(_CITUS[condition])
+            if cur.fetchone() != (wanted,):
+                return False
+        cur.execute(_CITUS["has_events"])
+        if cur.fetchone() == (True,) and not with_events:
+            return False
+        cur.execute(_CITUS["scope"])
+        cur.execute(_CITUS["distribute"])
+    return True
 
 
 def _apply(cur: Cursor, migration: Migration) -> bool:
@@ -133,7 +155,7 @@ class SchemaCheck:
             self.was_there = True
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Run the command; 0 when the schema is up to date, 1 when it could not be brought there."""
     settings = load_or_exit(MigrateSettings, os.environ)
     log = configure_logs(settings, "migrate")
@@ -145,6 +167,7 @@ def main() -> int:
     )
     try:
         applied = migrate(database)
+        distributed = arguments == ["distribute"] and distribute(database, with_events=True)
     except AnalyticsError as error:
         log.error("migration failed, nothing of it was kept", error=str(error))  # noqa: TRY400  the message says it all
         return 1
@@ -152,9 +175,11 @@ def main() -> int:
         database.close()
     for migration in applied:
         log.info("migration applied", version=migration.version, name=migration.name)
+    if distributed:
+        log.info("tables are distributed by organisation")
     log.info("schema is up to date", version=migrations()[-1].version)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

@@ -22,15 +22,19 @@ _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _TABLE = re.compile(r"[a-z][a-z_0-9]{0,57}", re.ASCII)  # _pkey follows, and 63 bytes are the most
 
 
-def load_statements(file_name: str) -> Mapping[str, str]:
-    """Return the statements of sql/<file_name> by name. Raises ValueError on a name that stands twice."""
+def load_statements(file_name: str, **instead: str) -> Mapping[str, str]:
+    """Return the statements of sql/<file_name> by name. Raises ValueError on a name that stands twice.
+
+    instead: relations, each by the name of the one whose place it takes.
+    """
     parts = _HEAD.split((SQL_FOLDER / file_name).read_text(encoding="utf-8"))
     found: dict[str, dict[str, str]] = {"name": {}, "relation": {}}
     for kind, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         if name in found["name"] or name in found["relation"]:
             raise ValueError(f"sql/{file_name} names a statement twice: {name}")
         whole = text
-        for relation, body in found["relation"].items():
+        for relation in found["relation"]:
+            body = found["relation"].get(instead.get(relation, ""), found["relation"][relation])
             whole = whole.replace(f"{{{relation}}}", body)
         found[kind][name] = (_COMMENT.sub("", whole) if kind == "relation" else whole).strip()
     return found["name"]

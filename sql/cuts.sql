@@ -18,7 +18,7 @@ piece AS MATERIALIZED (
 
 -- relation: winner
 -- The groups of the top; value is NULL for those without one.
-winner AS MATERIALIZED (
+winner AS NOT MATERIALIZED (
     SELECT coalesce(org_id, %(nil)s::uuid) AS org_id, coalesce(model_id, '') AS model_id, value
     FROM unnest(%(winner_orgs)s::uuid[], %(winner_models)s::text[], %(winner_values)s::text[])
         AS winner (org_id, model_id, value)
@@ -70,11 +70,33 @@ stored AS (
         FROM analytics.events_in_scope
         WHERE org_id IN %(org_ids)s AND occurred_at >= piece.low AND occurred_at < piece.high
           AND occurred_at >= %(raw_from)s::timestamptz AND occurred_at < %(raw_to)s::timestamptz
-          AND (NOT %(shown_only)s OR batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches
-                                                     WHERE rolled_up_at IS NULL))
+          AND (NOT %(shown_only)s OR batch_id <> ALL (%(waiting)s::bigint[]))
     ) AS event
     WHERE %(with_raw)s AND piece.grain = 0 AND value IS NOT NULL
 )
+
+-- relation: stored_on_nodes
+-- The same of organisations on several nodes of a Citus cluster, without raw events: one join, for Citus to send it to
+-- the nodes with what adds it up.
+stored AS (
+    SELECT number, plus IS NOT NULL AS added, org_id, model_id, value,
+           invocations, errors, status_error, status_timeout, status_throttled,
+           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
+           cost_estimate_cents, success_output_tokens, success_latency_ms,
+           latency_bins, latency_counts, first_token_bins, first_token_counts
+    FROM piece
+    JOIN analytics.rollups AS r
+        ON r.grain = piece.grain AND r.bucket_start >= piece.low AND r.bucket_start < piece.high
+    WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s AND r.grain = ANY (%(grains)s::smallint[])
+      AND r.bucket_start >= %(first_low)s::timestamptz AND r.bucket_start < %(last_high)s::timestamptz
+)
+
+-- relation: where
+WHERE
+
+-- relation: where_of_several
+-- What is always so: Citus from 13.1 on finds no row where a WHERE over what came to the coordinator is all constants.
+WHERE number > 0 AND
 
 -- relation: found
 -- Of that the rows that are asked for, with their groups. `pick` says which: all, those of the winners, or those
@@ -83,7 +105,7 @@ found AS (
     SELECT *, CASE WHEN %(by_org)s THEN org_id END AS of_org, CASE WHEN %(by_model)s THEN model_id END AS of_model,
            CASE WHEN %(by_value)s THEN value END AS of_value
     FROM stored
-    WHERE (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
+    {where} (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
       AND (%(values)s::text[] IS NULL OR value = ANY (%(values)s::text[]))
       AND CASE %(pick)s
               WHEN 'all' THEN true
@@ -117,14 +139,27 @@ ten_largest AS (
 -- and since when first halves of hours are kept, in the hours or in a part of their own.
 -- Groups are hashed in this transaction: how many rows there are depends on pieces that the planner cannot weigh.
 SELECT name, groupable, keeps_hours, hours_kept, complete_since, days_until, kept_since,
-       halves_since, halves_table IS NULL,
+       halves_since, halves_table IS NULL, moves,
        set_config('enable_sort', 'off', true), set_config('cursor_tuple_fraction', '1', true), set_config('work_mem', '16MB', true)
 FROM analytics.rollup_dimensions
 ORDER BY name;
 
+-- name: see_node
+-- Lets a transaction see the organisation's node of a Citus cluster as it is now, from here on.
+SELECT 1 FROM analytics.rollups WHERE org_id IN %(org_ids)s AND dimension = '' AND grain = 1440 LIMIT 1;
+
+-- name: day_moves
+-- What `moves` of the models is where no hour is being added to days just now. It is not of the snapshot.
+SELECT last_value FROM analytics.day_moves;
+
 -- name: events_kept_since
 -- Since when no raw events were dropped, NULL while all are there. This keeps the next days until the transaction ends.
 SELECT (max(day) + 1)::timestamp AT TIME ZONE 'UTC' FROM analytics.dropped_days WHERE what = 'events';
+
+-- name: waiting
+-- The batches that no rollups show yet, as the text of an array. Raw events are read without a join to them: they are
+-- of all organisations.
+SELECT ARRAY(SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL AND inserted > 0)::text;
 
 -- name: events_to_read
 -- About how many raw events there are in some parts of hours, by the models' hours.
@@ -309,6 +344,20 @@ WHERE org_id = %(org_id)s AND dimension = '' AND grain = %(grain)s
   AND (%(model_ids)s::text[] IS NULL OR model_id = ANY (%(model_ids)s::text[]))
 ORDER BY bucket_start, model_id;
 
+-- relation: texts
+-- The histograms of a group as texts.
+string_agg(array_to_string(latency_bins, ','), ',') FILTER (WHERE latency_bins <> '{}') AS latency_bins,
+           string_agg(array_to_string(latency_counts, ','), ',') FILTER (WHERE latency_counts <> '{}') AS latency_counts,
+           string_agg(array_to_string(first_token_bins, ','), ',') FILTER (WHERE first_token_bins <> '{}') AS first_token_bins,
+           string_agg(array_to_string(first_token_counts, ','), ',') FILTER (WHERE first_token_counts <> '{}') AS first_token_counts
+
+-- relation: texts_on_nodes
+-- The same: Citus makes arrays on the nodes, and no texts.
+array_to_string(array_agg(array_to_string(latency_bins, ',')) FILTER (WHERE latency_bins <> '{}'), ',') AS latency_bins,
+           array_to_string(array_agg(array_to_string(latency_counts, ',')) FILTER (WHERE latency_counts <> '{}'), ',') AS latency_counts,
+           array_to_string(array_agg(array_to_string(first_token_bins, ',')) FILTER (WHERE first_token_bins <> '{}'), ',') AS first_token_bins,
+           array_to_string(array_agg(array_to_string(first_token_counts, ',')) FILTER (WHERE first_token_counts <> '{}'), ',') AS first_token_counts
+
 -- name: usage
 -- Usage by bucket and group, in order; with every row goes how many there are in all.
 WITH {piece}, {winner}, {stored}, {found}, {summed}
@@ -347,10 +396,7 @@ WITH {piece}, {winner}, {stored}, {found}, part AS (
            sum(invocations) AS invocations, sum(status_error) AS status_error,
            sum(status_timeout) AS status_timeout, sum(status_throttled) AS status_throttled,
            sum(success_output_tokens) AS success_output_tokens, sum(success_latency_ms) AS success_latency_ms,
-           string_agg(array_to_string(latency_bins, ','), ',') FILTER (WHERE latency_bins <> '{}') AS latency_bins,
-           string_agg(array_to_string(latency_counts, ','), ',') FILTER (WHERE latency_counts <> '{}') AS latency_counts,
-           string_agg(array_to_string(first_token_bins, ','), ',') FILTER (WHERE first_token_bins <> '{}') AS first_token_bins,
-           string_agg(array_to_string(first_token_counts, ','), ',') FILTER (WHERE first_token_counts <> '{}') AS first_token_counts
+           {texts}
     FROM found
     GROUP BY number, of_org, of_model, of_value
 )
@@ -381,15 +427,25 @@ analytics.rollups
     WHERE %(whole_days)s AND dimension = %(dimension)s AND grain = 1440 AND org_id IN %(org_ids)s
       AND bucket_start >= %(first_day)s::timestamptz AND bucket_start < %(last_day)s::timestamptz
 
--- name: largest
--- The largest groups of the one bucket that is the window, and with each what all groups of its key but the value
--- sum to (in the first row of the key): what that leaves of the sums by model has no value.
-WITH {piece}, {stored}, measured AS (
+-- relation: measured
+-- What groups are the largest by.
+measured AS (
     SELECT org_id, model_id, value, true AS added, invocations::{number} AS calls, {amount}
     FROM {whole_days}
     UNION ALL
     SELECT org_id, model_id, value, added, invocations::{number}, {amount} FROM stored
-), grouped AS MATERIALIZED (
+)
+
+-- relation: measured_on_nodes
+-- The same with the days among the pieces, for stored_on_nodes.
+measured AS (
+    SELECT org_id, model_id, value, added, invocations::{number} AS calls, {amount} FROM stored
+)
+
+-- name: largest
+-- The largest groups of the one bucket that is the window, and with each what all groups of its key but the value
+-- sum to (in the first row of the key): what that leaves of the sums by model has no value.
+WITH {piece}, {stored}, {measured}, grouped AS MATERIALIZED (
     SELECT CASE WHEN %(by_org)s THEN org_id END AS of_org, CASE WHEN %(by_model)s THEN model_id END AS of_model,
            CASE WHEN %(by_value)s THEN value END AS of_value,
            analytics.total(CASE WHEN NOT %(signed)s OR added THEN calls ELSE -calls END) AS calls,
@@ -430,15 +486,15 @@ LIMIT %(top)s + 1;
 -- The ten largest error codes by bucket and group of models, in order, and of the whole window (bucket NULL, last).
 -- Groups outside the top are one.
 WITH {piece}, {winner}, {stored}, {found}, listed AS (
-    SELECT number, of_org, of_model, value AS code, sum(invocations) AS invocations,
-           %(fold)s AND (coalesce(of_org, %(nil)s::uuid), coalesce(of_model, ''))
-                        NOT IN (SELECT org_id, model_id FROM winner) AS other
+    SELECT number, of_org, of_model, value AS code, sum(invocations) AS invocations
     FROM found
     GROUP BY number, of_org, of_model, value
 ), counted AS MATERIALIZED (
     SELECT bucket, other, CASE WHEN NOT other THEN of_org END AS org_id,
            CASE WHEN NOT other THEN of_model END AS model_id, code, sum(sign * invocations) AS events
-    FROM listed
+    FROM (SELECT *, %(fold)s AND (coalesce(of_org, %(nil)s::uuid), coalesce(of_model, ''))
+                                NOT IN (SELECT org_id, model_id FROM winner) AS other
+          FROM listed) AS marked
     JOIN piece USING (number)
     CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
     WHERE bucket IS NOT NULL

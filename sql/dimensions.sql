@@ -38,7 +38,7 @@ UPDATE analytics.rollup_dimensions SET days_until = days_until + interval '1 hou
 -- transaction that made the last of it. Not if a batch was rolled up without it meanwhile. Nothing was before the
 -- oldest rollup.
 UPDATE analytics.rollup_dimensions
-SET complete_since = CASE WHEN EXISTS (SELECT FROM analytics.daily_rollups WHERE bucket_start < %(day)s)
+SET complete_since = CASE WHEN EXISTS (SELECT 1 FROM analytics.daily_rollups WHERE bucket_start < %(day)s)
                           THEN %(day)s::timestamptz END
 WHERE name = %(name)s AND holes = %(holes)s AND complete_since > %(day)s AND complete_since <= %(next_day)s;
 
@@ -51,7 +51,7 @@ WHERE name = %(name)s AND kept_since > %(day)s AND kept_since <= %(next_day)s;
 -- A dimension has the halves of hours since the start of a day that was made again, if it had from the day's end. Not
 -- if a batch was rolled up without them meanwhile. Nothing was before the oldest rollup.
 UPDATE analytics.rollup_dimensions
-SET halves_since = CASE WHEN EXISTS (SELECT FROM analytics.daily_rollups WHERE bucket_start < %(day)s)
+SET halves_since = CASE WHEN EXISTS (SELECT 1 FROM analytics.daily_rollups WHERE bucket_start < %(day)s)
                         THEN %(day)s::timestamptz END
 WHERE name = %(name)s AND holes = %(holes)s AND halves_since > %(day)s AND halves_since <= %(next_day)s;
 

@@ -1,18 +1,7 @@
 -- name: summary
 -- The largest lag, its status, the newest event and the last rollup of all models of an organisation, or of all
 -- organisations (NULL), at a given instant; all NULL without events.
-SELECT lag_seconds, CASE WHEN last_event_at IS NOT NULL THEN analytics.freshness_of_lag(lag_seconds) END AS status,
-       last_event_at, last_rollup_at
-FROM (
-    SELECT greatest(rolled_up.last_event_at, pending.last_event_at) AS last_event_at, rolled_up.last_rollup_at,
-           CASE WHEN pending.oldest_received_at IS NOT NULL
-                THEN greatest(extract(epoch FROM %(as_of)s - pending.oldest_received_at), 0)
-                WHEN rolled_up.last_event_at IS NOT NULL THEN 0 END::double precision AS lag_seconds
-    FROM (SELECT max(last_event_at) AS last_event_at, max(last_rollup_at) AS last_rollup_at
-          FROM analytics.model_freshness WHERE %(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid) AS rolled_up,
-         (SELECT max(last_event_at) AS last_event_at, min(oldest_received_at) AS oldest_received_at
-          FROM analytics.pending_models(%(org_id)s::uuid)) AS pending
-) AS lagged;
+SELECT lag_seconds, status, last_event_at, last_rollup_at FROM analytics.freshness_at(%(org_id)s, %(as_of)s);
 
 -- name: entries_of_org
 -- The models with the newest events: newest event, last rollup, lag and status at a given instant.

@@ -1,7 +1,7 @@
 -- name: count_up_to
 -- How many events match, counting no further than one past the most that are wanted.
 SELECT count(*) FROM (
-    SELECT FROM analytics.events_in_scope
+    SELECT 1 FROM analytics.events_in_scope
     WHERE org_id = %(org_id)s AND occurred_at >= %(start)s AND occurred_at < %(end)s
       AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s::text)
       AND (%(status)s::text IS NULL OR status = %(status)s::text)

@@ -21,15 +21,23 @@ DELETE FROM analytics.ingestion_batches WHERE ctid = ANY (ARRAY(
     WHERE committed_at < %(cutoff)s AND rolled_up_at IS NOT NULL LIMIT %(max_rows)s));
 
 -- name: prune_rollups
--- Removes some rollups of buckets before the cutoff from a part; returns their days.
-DELETE FROM analytics.{table} WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.{table} WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s))
+-- Removes some rollups of buckets before the cutoff from a part, of all organisations (NULL) or of one; returns their
+-- days.
+DELETE FROM analytics.{table} WHERE (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid) AND ctid = ANY (ARRAY(
+    SELECT ctid FROM analytics.{table}
+    WHERE bucket_start < %(cutoff)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid) LIMIT %(max_rows)s))
 RETURNING (bucket_start AT TIME ZONE 'UTC')::date;
+
+-- name: orgs_to_prune
+-- Organisations of some rollups of buckets before the cutoff of a part.
+SELECT DISTINCT org_id::text
+FROM (SELECT org_id FROM analytics.{table} WHERE bucket_start < %(cutoff)s LIMIT %(max_rows)s) AS found;
 
 -- name: prune_models
 -- Forgets some models whose newest event is older than the cutoff.
-DELETE FROM analytics.model_freshness WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM analytics.model_freshness WHERE last_event_at < %(cutoff)s LIMIT %(max_rows)s));
+DELETE FROM analytics.model_freshness AS known
+USING (SELECT org_id, model_id FROM analytics.model_freshness WHERE last_event_at < %(cutoff)s LIMIT %(max_rows)s) AS old
+WHERE known.org_id = old.org_id AND known.model_id = old.model_id AND known.last_event_at < %(cutoff)s;
 
 -- name: note_kept_since
 -- Notes that a dimension's rollups of buckets before the cutoff go, in the transaction that removes the first.

@@ -58,12 +58,11 @@ WHERE batch_id = ANY(%(batch_ids)s)
 ORDER BY CASE WHEN %(with_values)s OR %(with_metadata)s THEN org_id END;
 
 -- name: gather_hour
--- The events of some organisations in [hour, next_hour) that the rollups already show (batches that wait are
--- added later).
+-- The events of some organisations in [hour, next_hour) that the rollups already show (`shown`); others are added later.
 INSERT INTO gathered
 {gathered_events}
 WHERE occurred_at >= %(hour)s AND occurred_at < %(next_hour)s AND org_id = ANY(%(org_ids)s::uuid[])
-  AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
+  AND batch_id <= %(last_batch)s AND batch_id <> ALL (%(not_shown)s::bigint[])
 ORDER BY CASE WHEN %(with_values)s OR %(with_metadata)s THEN org_id END;
 
 -- name: set_statistics_target
@@ -290,11 +289,11 @@ SELECT pg_try_advisory_xact_lock(hashtext('analytics.merge_hour'));
 -- and not by a join: how many there are of a group is what the planner cannot know, and it would compare each with each.
 -- A row's bins are unnested, so that one pass serves all; its sums count with the first of them.
 WITH taken AS (
-    DELETE FROM analytics.{table} WHERE ctid = ANY (ARRAY(
+    DELETE FROM analytics.{table} WHERE org_id IN %(org_ids)s AND ctid = ANY (ARRAY(
         SELECT ctid
         FROM (SELECT ctid, count(*) OVER (PARTITION BY org_id, model_id, value, CASE WHEN %(halves)s THEN bucket_start END) AS of_group
               FROM analytics.{table}
-              WHERE org_id = ANY (%(org_ids)s::uuid[])
+              WHERE org_id IN %(org_ids)s
                 AND bucket_start >= %(hour)s AND bucket_start < %(hour)s::timestamptz + interval '1 hour') AS found
         WHERE of_group > 1))
     RETURNING *

@@ -6,7 +6,7 @@ SET LOCAL ROLE analytics_gateway_one_org;
 
 -- name: scope
 -- Names the organisation.
-SET LOCAL analytics.scope = %(org_id)s;
+SELECT analytics.set_scope(%(org_id)s);
 
 -- name: all_orgs
 -- Sees all organisations.

@@ -10,18 +10,34 @@ SELECT day, what FROM analytics.dropped_days WHERE day >= %(first_day)s AND day 
 -- name: has_lost_events
 -- Whether an organisation has rollups of a UTC day and not one raw event.
 SELECT EXISTS (
-    SELECT FROM analytics.daily_rollups AS rollup
+    SELECT 1 FROM analytics.daily_rollups AS rollup
     WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-      AND NOT EXISTS (SELECT FROM analytics.usage_events AS event
+      AND NOT EXISTS (SELECT 1 FROM analytics.usage_events AS event
                       WHERE event.org_id = rollup.org_id
                         AND event.occurred_at >= %(day)s AND event.occurred_at < %(next_day)s)
     UNION ALL
-    SELECT FROM analytics.hourly_rollups AS rollup
+    SELECT 1 FROM analytics.hourly_rollups AS rollup
     WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-      AND NOT EXISTS (SELECT FROM analytics.usage_events AS event
+      AND NOT EXISTS (SELECT 1 FROM analytics.usage_events AS event
                       WHERE event.org_id = rollup.org_id
                         AND event.occurred_at >= %(day)s AND event.occurred_at < %(next_day)s));
+
+-- name: shown
+-- Which batches the rollups show, of which alone raw events are compared with them or made into them: those up to the
+-- last but some, in one snapshot, or while rollups are kept out. Not shown are those that wait, and those that have a
+-- number and are not there: on a Citus cluster their events may be seen before the statement that reads them ends. Older
+-- ones than ten minutes were never committed; so many numbers are not given in that time.
+SELECT last_batch, ARRAY(
+           SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL
+           UNION ALL
+           SELECT batch_id FROM generate_series(
+               greatest(0, last_batch - 100000, (SELECT max(batch_id) FROM analytics.ingestion_batches
+                                              WHERE committed_at < now() - interval '10 minutes')) + 1, last_batch)
+               AS given (batch_id)
+           WHERE NOT EXISTS (SELECT FROM analytics.ingestion_batches AS batch WHERE batch.batch_id = given.batch_id)
+       )::text AS not_shown
+FROM (SELECT coalesce(max(batch_id), 0) AS last_batch FROM analytics.ingestion_batches) AS newest;
 
 -- name: compare
 -- Buckets of a UTC day, in one part of the rollups, that differ from the raw events they should show. Only those
@@ -39,7 +55,7 @@ WITH events AS (
     FROM analytics.usage_events
     WHERE occurred_at >= %(day)s AND occurred_at < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
-      AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
+      AND batch_id <= %(last_batch)s AND batch_id <> ALL (%(not_shown)s::bigint[])
 ), raw AS (
     SELECT org_id, model_id, CASE %(grain)s WHEN 1440 THEN %(day)s::timestamptz ELSE hour END AS bucket_start, value,
            ARRAY[count(*), sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents)] AS sums,
@@ -49,8 +65,8 @@ WITH events AS (
                  coalesce(sum(reasoning_tokens), 0),
                  coalesce(sum(output_tokens) FILTER (WHERE status = 'success'), 0),
                  coalesce(sum(latency_ms) FILTER (WHERE status = 'success'), 0)] AS parts,
-           analytics.latency_fold(array_agg(latency_bin)) AS latencies,
-           analytics.latency_fold(array_agg(first_token_bin) FILTER (WHERE first_token_bin IS NOT NULL)) AS first_tokens
+           analytics.latency_fold(array_agg(latency_bin))::text AS latencies,
+           analytics.latency_fold(array_agg(first_token_bin) FILTER (WHERE first_token_bin IS NOT NULL))::text AS first_tokens
     FROM events
     WHERE value IS NOT NULL AND (%(until)s::timestamptz IS NULL OR hour < %(until)s::timestamptz)
       AND (%(grain)s <> 30 OR half = hour AND extract(hour FROM hour AT TIME ZONE 'UTC')::int = ANY (%(half_hours)s::int[]))
@@ -68,20 +84,20 @@ WITH events AS (
     WHERE %(grain)s <> 30
        OR half = bucket_start AND extract(hour FROM half AT TIME ZONE 'UTC')::int = ANY (%(half_hours)s::int[])
 ), latencies AS (
-    SELECT org_id, model_id, bucket_start, value, ROW(array_agg(bin ORDER BY bin), array_agg(events ORDER BY bin)) AS latencies
+    SELECT org_id, model_id, bucket_start, value, ROW(array_agg(bin ORDER BY bin), array_agg(events ORDER BY bin))::text AS latencies
     FROM (SELECT org_id, model_id, bucket_start, value, bin, sum(events)::bigint AS events
           FROM rollup, unnest(latency_bins, latency_counts) AS entry (bin, events)
           WHERE events > 0 GROUP BY 1, 2, 3, 4, 5) AS folded
     GROUP BY 1, 2, 3, 4
 ), first_tokens AS (
-    SELECT org_id, model_id, bucket_start, value, ROW(array_agg(bin ORDER BY bin), array_agg(events ORDER BY bin)) AS first_tokens
+    SELECT org_id, model_id, bucket_start, value, ROW(array_agg(bin ORDER BY bin), array_agg(events ORDER BY bin))::text AS first_tokens
     FROM (SELECT org_id, model_id, bucket_start, value, bin, sum(events)::bigint AS events
           FROM rollup, unnest(first_token_bins, first_token_counts) AS entry (bin, events)
           WHERE events > 0 GROUP BY 1, 2, 3, 4, 5) AS folded
     GROUP BY 1, 2, 3, 4
 ), rolled AS (
     SELECT org_id, model_id, bucket_start, value, sums, by_status, parts,
-           coalesce(latencies::text, '({},{})') AS latencies, coalesce(first_tokens::text, '({},{})') AS first_tokens
+           coalesce(latencies, '({},{})') AS latencies, coalesce(first_tokens, '({},{})') AS first_tokens
     FROM (SELECT org_id, model_id, bucket_start, value,
                  ARRAY[sum(invocations), sum(input_tokens), sum(output_tokens), sum(cost_estimate_cents)] AS sums,
                  ARRAY[sum(status_error)::bigint, sum(status_timeout)::bigint, sum(status_throttled)::bigint] AS by_status,
@@ -93,11 +109,11 @@ WITH events AS (
 ), compared AS (
     SELECT org_id, model_id, bucket_start, value, raw.sums AS raw_sums, rolled.sums AS rolled_sums,
            raw.by_status IS DISTINCT FROM rolled.by_status AS status_differs,
-           raw.latencies::text IS DISTINCT FROM rolled.latencies AS latency_differs,
+           raw.latencies IS DISTINCT FROM rolled.latencies AS latency_differs,
            (%(all_since)s::timestamptz IS NULL OR bucket_start >= %(all_since)s::timestamptz)
                AND raw.parts IS DISTINCT FROM rolled.parts AS parts_differ,
            (%(all_since)s::timestamptz IS NULL OR bucket_start >= %(all_since)s::timestamptz)
-               AND raw.first_tokens::text IS DISTINCT FROM rolled.first_tokens AS first_token_differs
+               AND raw.first_tokens IS DISTINCT FROM rolled.first_tokens AS first_token_differs
     FROM raw FULL JOIN rolled USING (org_id, model_id, bucket_start, value)
     WHERE %(since)s::timestamptz IS NULL OR bucket_start >= %(since)s::timestamptz
 )
@@ -134,12 +150,16 @@ WITH hours AS (
     GROUP BY 1, 2
 ), days AS (
     SELECT org_id, model_id, invocations, errors, status_error, status_timeout, status_throttled,
-           input_tokens, output_tokens, cost_estimate_cents,
-           (SELECT array_agg(bin || ':' || events ORDER BY bin)
-            FROM (SELECT bin, sum(events)::bigint AS events
-                  FROM unnest(latency_bins, latency_counts) AS entry (bin, events) GROUP BY bin) AS folded) AS histogram
+           input_tokens, output_tokens, cost_estimate_cents
     FROM analytics.daily_rollups
     WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+), day_bins AS (
+    SELECT org_id, model_id, array_agg(bin || ':' || events ORDER BY bin) AS histogram
+    FROM (SELECT org_id, model_id, bin, sum(events)::bigint AS events
+          FROM analytics.daily_rollups, unnest(latency_bins, latency_counts) AS entry (bin, events)
+          WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
+          GROUP BY 1, 2, 3) AS folded
+    GROUP BY 1, 2
 )
 SELECT org_id, model_id, %(day)s::timestamptz AS bucket_start,
        hours.invocations AS expected_invocations, days.invocations AS shown_invocations,
@@ -148,13 +168,14 @@ SELECT org_id, model_id, %(day)s::timestamptz AS bucket_start,
        hours.cost_estimate_cents AS expected_cost_estimate_cents, days.cost_estimate_cents AS shown_cost_estimate_cents,
        (hours.status_error, hours.status_timeout, hours.status_throttled)
            IS DISTINCT FROM (days.status_error, days.status_timeout, days.status_throttled) AS statuses_differ,
-       hour_bins.histogram IS DISTINCT FROM days.histogram AS latencies_differ
-FROM hours JOIN hour_bins USING (org_id, model_id) FULL JOIN days USING (org_id, model_id)
+       hour_bins.histogram IS DISTINCT FROM day_bins.histogram AS latencies_differ
+FROM (hours JOIN hour_bins USING (org_id, model_id))
+FULL JOIN (days LEFT JOIN day_bins USING (org_id, model_id)) USING (org_id, model_id)
 WHERE (hours.invocations, hours.status_error, hours.status_timeout, hours.status_throttled,
        hours.input_tokens, hours.output_tokens, hours.cost_estimate_cents, hour_bins.histogram)
       IS DISTINCT FROM
       (days.invocations, days.status_error, days.status_timeout, days.status_throttled,
-       days.input_tokens, days.output_tokens, days.cost_estimate_cents, days.histogram)
+       days.input_tokens, days.output_tokens, days.cost_estimate_cents, day_bins.histogram)
 ORDER BY org_id, model_id
 LIMIT %(max_rows)s;
 
@@ -168,7 +189,7 @@ WITH raw AS (
     WHERE occurred_at >= %(day)s AND occurred_at < %(next_day)s
       AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)
       AND status <> 'success' AND error_code IS NOT NULL
-      AND batch_id NOT IN (SELECT batch_id FROM analytics.ingestion_batches WHERE rolled_up_at IS NULL)
+      AND batch_id <= %(last_batch)s AND batch_id <> ALL (%(not_shown)s::bigint[])
     GROUP BY 1, 2, 3, 4
 ), raw_half AS (
     SELECT org_id, model_id, error_code, bucket_start, first_half AS events FROM raw
@@ -205,9 +226,9 @@ LIMIT %(max_rows)s;
 
 -- name: count_compared
 -- How many hourly and daily rollups and how many events a UTC day's comparison covered.
-SELECT (SELECT count(*) FROM analytics.hourly_rollups
-        WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
-          AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)) AS hours,
-       count(*) AS days, coalesce(sum(invocations), 0)::bigint AS events
-FROM analytics.daily_rollups
-WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid);
+SELECT hours, days, events
+FROM (SELECT count(*) AS hours FROM analytics.hourly_rollups
+      WHERE bucket_start >= %(day)s AND bucket_start < %(next_day)s
+        AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)) AS hourly,
+     (SELECT count(*) AS days, coalesce(sum(invocations), 0)::bigint AS events FROM analytics.daily_rollups
+      WHERE bucket_start = %(day)s AND (%(org_id)s::uuid IS NULL OR org_id = %(org_id)s::uuid)) AS daily;

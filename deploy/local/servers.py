@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pika
@@ -173,7 +174,14 @@ SEAWEEDFS_OPTIONS = [
 ]  # fmt: skip
 
 
-def start_postgres(folder: Path, log: Path, programs: Path, *, shared_buffers: str) -> Server:
+def start_postgres(
+    folder: Path,
+    log: Path,
+    programs: Path,
+    *,
+    shared_buffers: str,
+    more_options: Mapping[str, str] = MappingProxyType({}),
+) -> Server:
     """Start PostgreSQL; the settings hold ADMIN_DATABASE_URL, a superuser's."""
     user_id = machine.server_user_id()
     password = secrets.token_urlsafe(18)
@@ -202,6 +210,7 @@ def start_postgres(folder: Path, log: Path, programs: Path, *, shared_buffers: s
     }  # fmt: skip
     if (initdb.parent.parent / "lib").exists() and any(initdb.parent.parent.glob("lib/**/timescaledb.so")):
         options |= {"shared_preload_libraries": "timescaledb", "timescaledb.telemetry_level": "off"}
+    options |= more_options
     command = [str(initdb.with_name("postgres")), "-D", str(data)]
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]

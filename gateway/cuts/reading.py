@@ -14,9 +14,9 @@ from gateway.database import GatewayDatabase
 from gateway.http.problems import Fault, Problem
 from shared.clock import Clock
 from shared.cut import Cut, member
-from shared.cut_plan import Group, Plan, Read, array
+from shared.cut_plan import Group, Plan, Read, array, cuts_of_several
 from shared.errors import NumberTooLarge
-from shared.kept import KEPT, Kept, fetch_kept, read_kept
+from shared.kept import KEPT, Kept, fetch_moved, read_kept
 from shared.postgres import Cursor
 from shared.statements import in_type, load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows
@@ -38,7 +38,9 @@ _FEW_CHANGED = 100
 _FEW_CHANGED_SHARE = 10
 
 _SQL = load_statements("cuts.sql")
-_NARROW, _WIDE = in_type(_SQL, "bigint"), in_type(_SQL, "numeric")
+_FORMS = (_SQL, *cuts_of_several())
+_NARROW = [in_type(form, "bigint") for form in _FORMS]
+_WIDE = [in_type(form, "numeric") for form in _FORMS]
 
 
 class Reading:
@@ -54,10 +56,11 @@ class Reading:
         self.org_id = org_id
         self.org_filter = cut.org_ids
         self._database = database.of_all() if org_id is None else database.of(org_id)
-        self._open, kept = self._database.begin(opened, KEPT, fetch_kept)
+        self._open, kept = self._database.begin(opened, KEPT, lambda cur: fetch_moved(cur, cut))
         groups = None
         if cut.org_ids is None or (cut.top is not None and not cut.by_value):
             cut, groups = self._with_orgs(cut)
+        self._of_several = kept[""].moves is not None and len(cut.org_ids or ()) > 1
         self.plan = plan_of(cut, kept, clock())
         self._refuse_events(self.plan)
         buckets = len(self.plan.bounds) - 1
@@ -121,12 +124,18 @@ class Reading:
         """Begin a statement that adds up integers; return its first row, None without any, and all rows."""
         try:
             with self._open.undone_if_too_large():
-                rows = self._open.stream(_NARROW[name], parameters, **form)
+                rows = self._open.stream(_NARROW[self._form(parameters)][name], parameters, **form)
                 first = next(rows, None)
         except NumberTooLarge:
-            rows = self._open.stream(_WIDE[name], parameters, **form)
+            rows = self._open.stream(_WIDE[self._form(parameters)][name], parameters, **form)
             first = next(rows, None)
         return first, iter(()) if first is None else chain([first], rows)
+
+    def _form(self, parameters: dict[str, Any]) -> int:
+        """Return which form of the statements reads this."""
+        if not self._of_several:
+            return 0
+        return 2 if parameters["with_raw"] else 1
 
     def plain_reliability(self, percentile_at: int | None) -> Iterator[bytes] | None:
         """Return each bucket's points of a plain cut, None where too few percentiles are kept for that.
@@ -155,7 +164,7 @@ class Reading:
             return _outcome_rows(read, rows, self.plan.cut)
         return merged(
             [
-                _outcome_rows(read, self._open.stream(_SQL["reliability"], read.parameters), self.plan.cut)
+                _outcome_rows(read, self._rows("reliability", read.parameters), self.plan.cut)
                 for read in self._parts(plan)
             ]
         )
@@ -164,7 +173,10 @@ class Reading:
         """Yield the rows of `codes`, of another plan where one is given."""
         if plan is None and self.plan.is_plain:
             return self._open.stream(_SQL["plain_codes"], self.plan.plain())
-        return self._open.stream(_SQL["codes"], (plan or self.plan).codes(None if plan else self._winners))
+        return self._rows("codes", (plan or self.plan).codes(None if plan else self._winners))
+
+    def _rows(self, name: str, parameters: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+        return self._open.stream(_WIDE[self._form(parameters)][name], parameters)
 
     def refuse_larger(self) -> None:
         """Raise Problem 400 if the answer would have more points than one may have.
@@ -193,11 +205,12 @@ class Reading:
             [(events,)] = self._open.rows(_SQL["events_to_read"], parts)
             if events > MAX_RAW_EVENTS:
                 raise Problem.invalid([Fault(field="timeZone", reason=_too_many_events(events))])
+            [(plan.waiting,)] = self._open.rows(_SQL["waiting"], {})
 
     def _counted(self, cur: Cursor) -> int:
         points = 0
         for read in self._parts(None):
-            cur.execute(_WIDE["usage"], read.parameters)
+            cur.execute(_WIDE[self._form(read.parameters)]["usage"], read.parameters)
             row = cur.fetchone()
             points += row[0] if row else 0
         return points

@@ -60,6 +60,13 @@ def refuses_writes(raw: connection) -> bool:
     return "on" in {tell("in_hot_standby"), tell("default_transaction_read_only")}
 
 
+def _is_duplicate_on_node(error: psycopg2.Error) -> bool:
+    """Whether a node of a Citus cluster refused a duplicate in a COPY: its error's code is not handed on."""
+    return isinstance(error, pg_errors.InternalError_) and str(error).startswith(
+        "duplicate key value violates unique constraint"
+    )
+
+
 def translated(error: psycopg2.Error) -> AnalyticsError:
     """Return the error of ours for one of the driver's; its message is the text."""
     message = " ".join(str(error).split()) or type(error).__name__
@@ -68,7 +75,7 @@ def translated(error: psycopg2.Error) -> AnalyticsError:
     # Without a code of the server's it is libpq that gave up, such as on a connection cut within a COPY.
     if isinstance(error, _UNAVAILABLE) or (type(error) is psycopg2.DatabaseError and error.pgcode is None):
         return DatabaseUnavailable(message)
-    if isinstance(error, pg_errors.UniqueViolation):
+    if isinstance(error, pg_errors.UniqueViolation) or _is_duplicate_on_node(error):
         return DuplicateRow(message, error.diag.table_name)
     if isinstance(error, pg_errors.UndefinedTable):
         return TableMissing(message)

@@ -81,6 +81,7 @@ class Database:
                 cur.execute(" ".join([*begin, self._settings(cur, beginning), first]))
                 yield cur
             _require_writable(raw)
+            _require_whole(raw)
             _commit(raw)
 
     @contextmanager
@@ -95,6 +96,7 @@ class Database:
             cur.limits = self._settings(cur, beginning).encode()
             yield cur
             _require_writable(raw)
+            _require_whole(raw)
 
     def _settings(self, cur: cursor, beginning: Beginning | None) -> str:
         """Return what a transaction sets: the limits, and what else."""
@@ -252,6 +254,14 @@ def _require_writable(raw: connection) -> None:
     """Raise DatabaseUnavailable where what was read may be old, since the primary has moved."""
     if refuses_writes(raw):
         raise DatabaseUnavailable("the server has become read-only: another may be the primary now")
+
+
+def _require_whole(raw: connection) -> None:
+    """Raise AnalyticsError where a Citus cluster lost part of a statement's rows: it only warns of that."""
+    for notice in raw.notices:
+        if "could not find the intermediate result" in notice:
+            raw.notices.clear()
+            raise AnalyticsError(" ".join(notice.split()))
 
 
 def _commit(raw: connection) -> None:

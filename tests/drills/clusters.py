@@ -14,10 +14,16 @@ from pathlib import Path
 from deploy.local import machine
 from deploy.local.stack import LocalStack
 from tests.drills.__main__ import write_line
+from tests.drills.citus_nodes import change_nodes
 from tests.drills.failover import MAX_PAUSE_SECONDS, fail_over
 from tests.drills.lost_nodes import STEPS, lose_nodes
 from tests.drills.scene import TEMPLATE
+from tests.support import citus_cluster
 from tests.support.broker_cluster import BrokerCluster
+from tests.support.citus_cluster import CitusStack
+
+_SHARDS = 6
+"""Of each table of a Citus cluster: two for each of three nodes."""
 
 _LOST_WITH_ASYNCHRONOUS = {"unaudited", "wrong-answer"}
 """What docs/operations.md says is not made whole: the audit log, and sums that fall until all is there."""
@@ -56,6 +62,22 @@ def _nodes(home: Path, folder: Path) -> bool:
     return slowest < MAX_PAUSE_SECONDS and not (came.findings or came.restarted)
 
 
+def _citus(home: Path, folder: Path) -> bool:
+    if not citus_cluster.is_installed():
+        write_line("    not run: Citus is not installed beside PostgreSQL's programs")
+        return True
+    stack = CitusStack(home, environ={}, shards=_SHARDS)
+    try:
+        stack.start().prepare_database(TEMPLATE)
+        stack.make_template(TEMPLATE)
+        came = change_nodes(stack, folder, write_line)
+    finally:
+        stack.stop()
+    write_line(str(came))
+    slowest = max(max(each.confirm_seconds, each.commit_seconds) for each in came.pauses)
+    return slowest < MAX_PAUSE_SECONDS and not (came.findings or came.restarted)
+
+
 @contextmanager
 def _stack(home: Path, rabbitmq_url: str = "") -> Iterator[LocalStack]:
     """Start servers of a drill's own, with the template of its database; RabbitMQ unless there is one."""
@@ -81,6 +103,7 @@ DRILLS: dict[str, Callable[[Path, Path], bool]] = {
     "waits for a standby cancelled": _of_postgresql(_cancelled),
     "asynchronous standby promoted": _of_postgresql(_asynchronous),
     "nodes of RabbitMQ lost": _nodes,
+    "nodes of Citus lost and added": _citus,
 }
 
 

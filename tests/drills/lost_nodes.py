@@ -126,7 +126,7 @@ def lose_nodes(
                 spans.append((name, began, time.time()))
             drill.settle("the loss of nodes")
             return NodesLost(
-                list(_pauses(scene, history, spans)),
+                list(pauses(scene, history, spans)),
                 drill.verdict.findings,
                 drill.verdict.acknowledged,
                 [slot for slot, pid in before.items() if scene.processes[slot].popen.pid != pid],
@@ -136,7 +136,7 @@ def lose_nodes(
             history.close()
 
 
-def _pauses(scene: Scene, history: History, spans: list[tuple[str, float, float]]) -> Iterator[Pause]:
+def pauses(scene: Scene, history: History, spans: list[tuple[str, float, float]]) -> Iterator[Pause]:
     ends = [end for _, end in operations(history.records, "publish") if end is not None]
     confirmed = sorted(end["utc"] for end in ends if end["state"] == "ok")
     for name, began, ended in spans:

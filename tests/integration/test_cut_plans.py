@@ -110,7 +110,9 @@ def plan_of(kept: dict[str, Kept], **asked: Any) -> Plan:
     end = NOW.replace(hour=0)
     start = end - timedelta(days=asked.pop("days", 7))
     tz = ZoneInfo(asked.pop("zone", "UTC"))
-    return Plan(Cut(start, end, asked.pop("granularity", "day"), tz, org_ids=(org(0),), **asked), kept, NOW)
+    plan = Plan(Cut(start, end, asked.pop("granularity", "day"), tz, org_ids=(org(0),), **asked), kept, NOW)
+    plan.waiting = "{}"
+    return plan
 
 
 def tables_read(owner: connection, name: str, parameters: list[dict[str, Any]]) -> set[str]:

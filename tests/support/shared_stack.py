@@ -13,7 +13,8 @@ from pathlib import Path
 from deploy.local import containers, machine
 from deploy.local.machine import StackError
 from deploy.local.stack import LocalStack, migrate
-from tests.support import pooler
+from tests.support import citus_cluster, pooler
+from tests.support.citus_cluster import CitusStack
 
 TEMPLATE = "template_analytics"
 """A migrated database that each test's own is copied from."""
@@ -55,8 +56,14 @@ class SharedStack:
             raise
 
     def _start(self) -> None:
-        in_containers, self.used = containers.choose()
-        self._stack = LocalStack(self.home, environ={}, in_containers=in_containers).start()
+        if citus_cluster.is_wanted():
+            self._stack, self.used = (
+                CitusStack(self.home, environ={}).start(),
+                "a Citus cluster, local servers",
+            )
+        else:
+            in_containers, self.used = containers.choose()
+            self._stack = LocalStack(self.home, environ={}, in_containers=in_containers).start()
         self._stack.stop_waiting_for_the_disk()
         migrate(self._stack.create_database(TEMPLATE))
         self._stack.make_template(TEMPLATE)
@@ -84,7 +91,7 @@ def use(home: Path) -> LocalStack:
             raise StackError(f"the servers did not start within {_MAX_START_SECONDS} s")
         time.sleep(0.05)
     shared = json.loads((home / _STARTED).read_text(encoding="utf-8"))
-    stack = LocalStack(home, environ={})
+    stack = (CitusStack if citus_cluster.is_wanted() else LocalStack)(home, environ={})
     stack.settings, stack.passwords = shared["settings"], shared["passwords"]
     stack.pooler_port = shared["pooler_port"]
     return stack

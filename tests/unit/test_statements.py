@@ -56,6 +56,22 @@ WITH {one}, {two} SELECT one.n + two.n FROM one, two, {table};
     }
 
 
+def test_a_relation_takes_the_place_of_another(folder: Path) -> None:
+    (folder / "some.sql").write_text("""-- relation: one
+one AS (SELECT 1 AS n)
+
+-- relation: other
+one AS (SELECT 2 AS n)
+
+-- name: n
+-- Tells it.
+WITH {one} SELECT n FROM one;
+""")
+    head, tail = "-- Tells it.\nWITH one AS (SELECT", "AS n) SELECT n FROM one;"
+    assert load_statements("some.sql") == {"n": f"{head} 1 {tail}"}
+    assert load_statements("some.sql", one="other") == {"n": f"{head} 2 {tail}"}
+
+
 def test_a_file_that_is_missing_is_an_error(folder: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_statements("nothing.sql")
