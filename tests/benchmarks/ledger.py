@@ -1,12 +1,12 @@
 """Ledger: what an event costs with a hundred million random dedupe keys stored, and with none.
 
-The keys are made by SQL, in closed parts and a fifth of an open one, and the rollup worker makes the filters as
-it would. Runs with them and without take turns, the best of each counts, and nothing differs but the keys:
-events and rollups of the run before are removed, and autovacuum, which reads a new part once, is kept from the
-closed ones. Each run begins with a checkpoint, which is when random ids cost most, and has messages of 200
-events and no dimensions. It is measured from when the ingestor, which has loaded its filters and read its first
-messages, may write, to the last rollup. For "not in memory" the files of the closed parts are dropped from the
-page cache all the while; PostgreSQL's own cache holds a tenth of them.
+The keys are made by SQL, in closed parts and a fifth of an open one, and the rollup worker makes the
+filters as it would. Runs with them and without take turns, the best of each counts, and nothing differs but
+the keys: events and rollups of the run before are removed, and autovacuum, which reads a new part once, is
+kept from the closed ones. Each run begins with a checkpoint, which is when random ids cost most, and has
+messages of 200 events and no dimensions. It is measured from when the ingestor, which has loaded its
+filters and read its first messages, may write, to the last rollup. For "not in memory" the files of the
+closed parts are dropped from the page cache all the while; PostgreSQL's own cache holds a tenth of them.
 """
 
 import os
