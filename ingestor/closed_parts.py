@@ -141,7 +141,7 @@ def find_in(
 
 def find_in_tables(tables: Iterable[str]) -> str:
     """Return the statement that looks for keys in closed parts, by the names of their tables."""
-    looks = [with_tables(_SQL["look"], table=table) for table in tables]
+    looks = [with_tables(_SQL["look"], table=table).rstrip(";") for table in tables]
     return _SQL["find_in_parts"].replace("{looks}", " ".join(looks))
 
 

@@ -20,9 +20,9 @@ FROM (
 WHERE content_digest IS NOT NULL;
 
 -- name: look
--- One of the looks of find_in_parts.
+-- What find_in_parts has for each part, without the semicolon.
 WHEN '{table}' THEN (SELECT content_digest FROM analytics.{table} AS key
-                     WHERE key.event_id = given.event_id AND key.org_id = given.org_id LIMIT 1)
+                     WHERE key.event_id = given.event_id AND key.org_id = given.org_id LIMIT 1);
 
 -- name: close_part
 -- Closes the open part if it is large or old enough; returns its number, or NULL.

@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 from deploy.local.api import wait_until
 from deploy.local.stack import LocalStack, WriteLine
-from deploy.local.traffic import Event, Publisher, Router, encode
+from deploy.local.traffic import Event, Router, encode
 from ingestor.writer import WRITERS
-from tests.benchmarks.drain import NO_DIMENSIONS
+from tests.benchmarks.drain import NO_DIMENSIONS, fill
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
 from tests.support.seed import connect
@@ -162,8 +162,7 @@ def _in_order(events: list[Event]) -> list[Event]:
 
 def _take_in(place: Place, bodies: list[bytes]) -> Taken:
     """Let an ingestor and a rollup worker take all of them in."""
-    with Publisher(place.broker_url, place.topology.exchange) as out:
-        out.publish(bodies)
+    fill(place, bodies)
     place.rows(_CLEAR)
     place.rows("CHECKPOINT; SELECT 0")
     wal = place.number("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
