@@ -26,5 +26,5 @@ GRANT analytics_export_worker TO export_worker;
 -- KEDA counts export jobs, the dashboards sum rollups; neither may write.
 GRANT USAGE ON SCHEMA analytics TO scaler, grafana;
 GRANT SELECT (status, not_before, due_at) ON analytics.export_jobs TO scaler;
-GRANT SELECT ON analytics.rollups, analytics.hourly_rollups, analytics.hourly_error_codes, analytics.rollup_dimensions
-    TO grafana;
+GRANT SELECT ON analytics.rollups, analytics.hourly_rollups, analytics.hourly_error_codes, analytics.rollup_dimensions,
+    analytics.rollups_error_code_hours TO grafana;  -- what the view shows: on Citus its owner's rights end at the coordinator

@@ -60,11 +60,13 @@ def refuses_writes(raw: connection) -> bool:
     return "on" in {tell("in_hot_standby"), tell("default_transaction_read_only")}
 
 
-def _is_duplicate_on_node(error: psycopg2.Error) -> bool:
-    """Whether a node of a Citus cluster refused a duplicate in a COPY: its error's code is not handed on."""
-    return isinstance(error, pg_errors.InternalError_) and str(error).startswith(
-        "duplicate key value violates unique constraint"
-    )
+_LOST_NODE = "failure on connection marked as essential"
+_DUPLICATE_ON_NODE = "duplicate key value violates unique constraint"
+
+
+def _is_of_node(error: psycopg2.Error, beginning: str) -> bool:
+    """Whether a node of a Citus cluster gave an error that begins so. Citus hands on its text alone."""
+    return isinstance(error, pg_errors.InternalError_) and str(error).startswith(beginning)
 
 
 def translated(error: psycopg2.Error) -> AnalyticsError:
@@ -73,9 +75,10 @@ def translated(error: psycopg2.Error) -> AnalyticsError:
     if isinstance(error, _BUSY):
         return DatabaseBusy(message)
     # Without a code of the server's it is libpq that gave up, such as on a connection cut within a COPY.
-    if isinstance(error, _UNAVAILABLE) or (type(error) is psycopg2.DatabaseError and error.pgcode is None):
+    given_up = type(error) is psycopg2.DatabaseError and error.pgcode is None
+    if isinstance(error, _UNAVAILABLE) or given_up or _is_of_node(error, _LOST_NODE):
         return DatabaseUnavailable(message)
-    if isinstance(error, pg_errors.UniqueViolation) or _is_duplicate_on_node(error):
+    if isinstance(error, pg_errors.UniqueViolation) or _is_of_node(error, _DUPLICATE_ON_NODE):
         return DuplicateRow(message, error.diag.table_name)
     if isinstance(error, pg_errors.UndefinedTable):
         return TableMissing(message)

@@ -166,8 +166,8 @@ def test_verify_names_the_group_that_differs_and_rebuild_mends_it(
     }
     for fault, named in faults.items():
         with owner.cursor() as cur:  # an hour of a group may have a row for each half
-            cur.execute(f"{fault} RETURNING org_id, date_trunc('hour', bucket_start), model_id, value")
-            changed = set(cur.fetchall())
+            cur.execute(f"{fault} RETURNING org_id, bucket_start, model_id, value")
+            changed = {(org_id, at.replace(minute=0), *group) for org_id, at, *group in cur.fetchall()}
         assert changed
         found = [line for line in differences(worker_database) if "first half" not in line]
         assert len(found) == len(changed)

@@ -125,11 +125,15 @@ def test_verify_names_a_half_that_differs_and_rebuild_mends_it(
     add(owner, worker, events)
     with owner.cursor() as cur:
         cur.execute(
-            f"UPDATE analytics.{TABLES[dimension]} SET invocations = invocations + 1"
-            " WHERE ctid IN (SELECT min(ctid) FROM analytics." + TABLES[dimension] + ""
+            f"SELECT org_id, ctid::text FROM analytics.{TABLES[dimension]}"
             " WHERE date_part('minute', bucket_start) = 0"
-            " AND extract(hour FROM bucket_start AT TIME ZONE 'UTC') = ANY (%s))",
+            " AND extract(hour FROM bucket_start AT TIME ZONE 'UTC') = ANY (%s) LIMIT 1",
             (list(HALF_HOURS),),
+        )
+        cur.execute(
+            f"UPDATE analytics.{TABLES[dimension]} SET invocations = invocations + 1"
+            " WHERE org_id = %s AND ctid = %s::tid",
+            cur.fetchone(),
         )
         assert cur.rowcount == 1
     assert any("half" in line for line in differences(worker))

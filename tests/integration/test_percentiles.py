@@ -126,9 +126,11 @@ def test_a_row_that_is_being_added_to_is_left_for_the_next_time(
     adder = Database(database.rollup_worker_url, application_name="adder")
     old = f"bucket_start < '{NOW - timedelta(minutes=70)}'"
     with adder.transaction() as cur:
+        cur.execute(f"SELECT org_id, ctid::text FROM analytics.hourly_rollups WHERE {old} LIMIT 1")
         cur.execute(
-            "UPDATE analytics.hourly_rollups SET invocations = invocations + 1 WHERE ctid = "
-            f"(SELECT ctid FROM analytics.hourly_rollups WHERE {old} LIMIT 1)"
+            "UPDATE analytics.hourly_rollups SET invocations = invocations + 1"
+            " WHERE org_id = %s AND ctid = %s::tid",
+            cur.fetchone(),
         )
         Percentiles(worker).keep(Stop())
         assert unkept(owner, "hourly_rollups", old) == 1

@@ -207,10 +207,10 @@ def test_verify_finds_one_wrong_token_and_rebuild_mends_it_while_batches_wait(
     insert_batch(owner, waiting)
     with owner.cursor() as cur:
         cur.execute(
-            "UPDATE analytics.hourly_rollups SET input_tokens = input_tokens + 1 WHERE ctid ="
-            " (SELECT ctid FROM analytics.hourly_rollups ORDER BY org_id, bucket_start LIMIT 1)"
+            "UPDATE analytics.hourly_rollups SET input_tokens = input_tokens + 1 WHERE bucket_start ="
+            " (SELECT min(bucket_start) FROM analytics.hourly_rollups)"
         )
-        cur.execute("DELETE FROM analytics.daily_error_codes")
+        cur.execute("DELETE FROM analytics.rollups_error_code_days")
     differences = found_by_verify(worker_database)
     assert any("input tokens" in line and "hour" in line for line in differences)
     assert any("error code" in line for line in differences)

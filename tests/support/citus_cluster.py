@@ -75,7 +75,10 @@ class CitusStack(LocalStack):
         node.name, node.settings = f"Citus node {number}", {}
         self.servers[node.name] = node
         self.settings["CITUS_NODES"] += f",{url}"
-        _run(f"{url}/postgres", "CREATE DATABASE {}", name)
+        # Of each that its databases are copies of a cluster knows the name.
+        known = "SELECT datname FROM pg_database WHERE datname NOT IN ('postgres', 'template0', 'template1')"
+        for (each,) in _run(f"{self.settings['ADMIN_DATABASE_URL']}/postgres", known):
+            _run(f"{url}/postgres", "CREATE DATABASE {}", each)
         _run(f"{url}/{name}", "CREATE EXTENSION citus")
         for prefix, role in PROCESS_ROLES.items():
             _run(f"{url}/postgres", "CREATE ROLE {} NOLOGIN", role)
@@ -121,6 +124,9 @@ class CitusStack(LocalStack):
                 _run(f"{url}/{name}", "CREATE EXTENSION citus")
             own = urlsplit(self.settings["ADMIN_DATABASE_URL"])
             _run(created, f"SELECT citus_set_coordinator_host('127.0.0.1', {own.port})")
+            # Of the coordinator's connections to itself, by which shards move.
+            own_login = f"VALUES (-1, '{own.username}', 'password={own.password}')"
+            _run(created, f"INSERT INTO pg_dist_authinfo (nodeid, rolename, authinfo) {own_login}")
             for url in self.node_urls:
                 _run(created, f"SELECT citus_add_node('127.0.0.1', {urlsplit(url).port})")
         return created
