@@ -6,13 +6,14 @@ not here yet. So the filters decide what a batch costs, never what is right.
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from shared.key_filter import SLICE_BLOCKS, KeyFilter, Probe, hash_texts
-from shared.postgres import Cursor, Database
+from shared.postgres import Cursor, Database, copy_bytes
 from shared.statements import load_statements, with_tables
 
 REFRESH_SECONDS = 5
@@ -49,6 +50,7 @@ class ClosedParts:
         self.parts: tuple[ClosedPart, ...] = ()
         self._refreshing = threading.Lock()
         self._refreshed_at = float("-inf")
+        self._loaded_once = False
 
     @property
     def numbers(self) -> list[int]:
@@ -63,29 +65,39 @@ class ClosedParts:
     def refresh(self, database: Database, *, if_due: bool = False) -> None:
         """Read the list, and the filters that are new. Raises DatabaseUnavailable.
 
-        if_due: not within some seconds of the last time, nor while another thread does it.
+        if_due: not within some seconds of the last time, nor while another thread does it. At the start that
+        thread is waited for: to look without filters costs more than to wait for them.
         """
-        if if_due and time.monotonic() - self._refreshed_at < REFRESH_SECONDS:
+        if not self._is_due(if_due):
             return
-        if not self._refreshing.acquire(blocking=not if_due):
+        if not self._refreshing.acquire(blocking=not if_due or not self._loaded_once):
             return
         try:
-            with database.query() as cur:
-                cur.execute(_SQL["list_parts"])
-                listed = cur.fetchall()
-            filters = {part.number: part.filter for part in self.parts if part.filter}
-            # Those that are gone make room first; those that are new are asked until their filter is here.
-            self.parts = tuple(ClosedPart(number, filters.get(number)) for number, _ in listed)
-            began = time.monotonic()
-            for at, (number, blocks) in enumerate(listed):
-                if time.monotonic() - began > _MAX_LOADING_SECONDS:
-                    return
-                if blocks is not None and self.parts[at].filter is None:
-                    loaded = ClosedPart(number, _load(database, number, blocks))
-                    self.parts = (*self.parts[:at], loaded, *self.parts[at + 1 :])
-            self._refreshed_at = time.monotonic()
+            if self._is_due(if_due):
+                self._refresh(database)
         finally:
             self._refreshing.release()
+
+    def _is_due(self, if_due: bool) -> bool:
+        return not if_due or time.monotonic() - self._refreshed_at >= REFRESH_SECONDS
+
+    def _refresh(self, database: Database) -> None:
+        with database.query() as cur:
+            cur.execute(_SQL["list_parts"])
+            listed = cur.fetchall()
+        filters = {part.number: part.filter for part in self.parts if part.filter}
+        # Those that are gone make room first; those that are new are asked until their filter is here.
+        self.parts = tuple(ClosedPart(number, filters.get(number)) for number, _ in listed)
+        began = time.monotonic()
+        for at, (number, blocks) in enumerate(listed):
+            if time.monotonic() - began > _MAX_LOADING_SECONDS:
+                break
+            if blocks is not None and self.parts[at].filter is None:
+                loaded = ClosedPart(number, _load(database, number, blocks))
+                self.parts = (*self.parts[:at], loaded, *self.parts[at + 1 :])
+        else:
+            self._refreshed_at = time.monotonic()
+        self._loaded_once = True
 
 
 def find_in(
@@ -98,39 +110,51 @@ def find_in(
     if not parts:
         return {}
     probe = Probe(hash_texts(event_ids))
-    questions: list[bytes] = []
+    tables: list[str] = []
+    table_of: list[str] = []
+    places: list[int] = []
     passed = 0
     for part in parts:
-        places = range(len(event_ids)) if part.filter is None else part.filter.may_have(probe).nonzero()[0]
-        if not len(places):
-            continue
-        asked = {
-            "event_ids": f"{{{','.join([event_ids[at] for at in places])}}}",
-            "org_ids": f"{{{','.join([org_ids[at] for at in places])}}}",
-        }
-        statement = with_tables(_SQL["find_in_part"], table=f"event_keys_{part.number}")
-        questions.append(cur.mogrify(statement.rstrip(";"), asked))
-        counts.lookups += len(places)
-        passed += 0 if part.filter is None else len(places)
-    if not questions:
+        if part.filter is None:
+            asked = list(range(len(event_ids)))
+        else:
+            asked = part.filter.may_have(probe).nonzero()[0].tolist()
+            passed += len(asked)
+        if asked:
+            tables.append(f"event_keys_{part.number}")
+            table_of += tables[-1:] * len(asked)
+            places += asked
+    if not places:
         return {}
-    cur.execute(b"\nUNION ALL\n".join(questions))  # one round trip, however many parts
+    values = {
+        "parts": table_of,
+        "event_ids": [event_ids[at] for at in places],
+        "org_ids": [org_ids[at] for at in places],
+    }
+    # One round trip, however many parts.
+    cur.execute(find_in_tables(tables), {name: f"{{{','.join(texts)}}}" for name, texts in values.items()})
     known = {(event_id, org_id): digest for event_id, org_id, digest in cur.fetchall()}
+    counts.lookups += len(places)
     counts.false_positives += max(0, passed - len(known))
     return known
+
+
+def find_in_tables(tables: Iterable[str]) -> str:
+    """Return the statement that looks for keys in closed parts, by the names of their tables."""
+    looks = [with_tables(_SQL["look"], table=table).rstrip(";") for table in tables]
+    return _SQL["find_in_parts"].replace("{looks}", " ".join(looks))
 
 
 def _load(database: Database, number: int, blocks: int) -> KeyFilter | None:
     """Read a part's filter, a slice at a time. None if the part was dropped meanwhile."""
     began = time.monotonic()
     loading = KeyFilter(blocks)
-    with database.query(time_limit_seconds=_LOAD_SECONDS) as cur:
+    with database.transaction(time_limit_seconds=_LOAD_SECONDS) as cur:
         for number_of_slice in range(-(-blocks // SLICE_BLOCKS)):
-            cur.execute(_SQL["read_slice"], {"part": number, "slice": number_of_slice})
-            row = cur.fetchone()
-            if row is None:
+            bits = copy_bytes(cur, _SQL["read_slice"], {"part": number, "slice": number_of_slice})
+            if bits is None:
                 return None
-            loading.load_slice(number_of_slice, row[0])
+            loading.load_slice(number_of_slice, bits)
     _log.info(
         "filter loaded", part=number, bytes=loading.size_bytes, seconds=round(time.monotonic() - began, 3)
     )

@@ -13,6 +13,7 @@ from io import BytesIO
 
 from ingestor.batch import Batch, DeadLetter, Row
 from ingestor.closed_parts import ClosedParts, find_in
+from ingestor.key_rows import key_rows
 from shared.errors import AnalyticsError, DatabaseUnavailable, DuplicateRow, TableMissing
 from shared.migrate import check_schema
 from shared.postgres import Cursor, Database
@@ -226,12 +227,9 @@ def _count_conflicts(rows: list[Row], known: dict[tuple[str, str], int]) -> int:
 
 
 def _copy_keys(cur: Cursor, rows: list[Row], stored: dict[tuple[str, str], int], batch: Batch) -> None:
-    end = f"\t{batch.received_at.isoformat()}\n"
-    events = [row.event for row in rows]
-    # UUIDs in lower case sort as PostgreSQL sorts them.
-    digests = {**{event.key: event.content_digest for event in events}, **stored}
-    lines = sorted([f"{event_id}\t{org_id}\t{digest}" for (event_id, org_id), digest in digests.items()])
-    _copy(cur, f"{_SQL['announce']}\n{_SQL['copy_keys']}", lines, end)
+    if rows:
+        data = key_rows([row.event for row in rows], stored, batch.received_at)
+        _copy(cur, f"{_SQL['announce']}\n{_SQL['copy_keys']}", data)
 
 
 def _find_stored(cur: Cursor, rows: list[Row]) -> dict[tuple[str, str], int]:
@@ -242,15 +240,13 @@ def _find_stored(cur: Cursor, rows: list[Row]) -> dict[tuple[str, str], int]:
 
 
 def _copy_events(cur: Cursor, rows: list[Row], batch_id: int, batch: Batch) -> None:
-    end = f"\t{batch_id}\t{batch.received_at.isoformat()}\n"
-    _copy(cur, _SQL["copy_events"], [row.event.copy_line for row in rows], end)
+    if rows:
+        end = f"\t{batch_id}\t{batch.received_at.isoformat()}\n"
+        _copy(cur, _SQL["copy_events"], end.join([*[row.event.copy_line for row in rows], ""]).encode())
 
 
-def _copy(cur: Cursor, statement: str, lines: list[str], end: str) -> None:
-    """COPY lines, each with this end; none is fine."""
-    if lines:
-        text = end.join([*lines, ""])
-        cur.copy_expert(statement, BytesIO(text.encode()), size=1 << 20)
+def _copy(cur: Cursor, statement: str, data: bytes) -> None:
+    cur.copy_expert(statement, BytesIO(data), size=1 << 20)
 
 
 def _keys(rows: list[Row]) -> dict[str, object]:

@@ -4,19 +4,25 @@ SELECT part, CASE WHEN filter_made THEN filter_blocks END FROM analytics.key_par
 WHERE merges IS NULL ORDER BY part;
 
 -- name: read_slice
--- A slice of a part's filter.
-SELECT bits FROM analytics.key_filters WHERE part = %(part)s AND slice = %(slice)s;
+-- A slice of a part's filter. In binary, which costs a third of what the text of a bytea does.
+COPY (SELECT bits FROM analytics.key_filters WHERE part = %(part)s AND slice = %(slice)s)
+TO STDOUT (FORMAT binary);
 
--- name: find_in_part
--- Those of the given keys that a closed part has, as find_known in ingest.sql.
-SELECT known.event_id::text, known.org_id::text, known.content_digest
-FROM unnest(%(event_ids)s::uuid[], %(org_ids)s::uuid[]) AS given (event_id, org_id)
-CROSS JOIN LATERAL (
-    SELECT event_id, org_id, content_digest FROM analytics.{table} AS key
-    WHERE key.event_id = given.event_id AND key.org_id = given.org_id
-    LIMIT 1
-) AS known;
+-- name: find_in_parts
+-- Those of the given keys that closed parts have, each key looked for in its part alone, as find_known in ingest.sql. A
+-- case for each part: such looks are planned in a third of the time that a join for each takes.
+SELECT event_id::text, org_id::text, content_digest
+FROM (
+    SELECT event_id, org_id, CASE part {looks} END AS content_digest
+    FROM unnest(%(parts)s::text[], %(event_ids)s::uuid[], %(org_ids)s::uuid[]) AS given (part, event_id, org_id)
+    OFFSET 0
+) AS known
+WHERE content_digest IS NOT NULL;
 
+-- name: look
+-- What find_in_parts has for each part, without the semicolon.
+WHEN '{table}' THEN (SELECT content_digest FROM analytics.{table} AS key
+                     WHERE key.event_id = given.event_id AND key.org_id = given.org_id LIMIT 1);
 
 -- name: close_part
 -- Closes the open part if it is large or old enough; returns its number, or NULL.

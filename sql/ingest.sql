@@ -5,7 +5,7 @@ SET LOCAL analytics.asks_closed_parts = 'on';
 -- name: copy_keys
 -- Claims a batch's dedupe keys. The primary key refuses them all if one is known already, or becomes so while
 -- this waits for another ingestor. In key order, so that ingestors wait for each other and never deadlock.
-COPY analytics.event_keys (event_id, org_id, content_digest, first_received_at) FROM STDIN;
+COPY analytics.event_keys (event_id, org_id, content_digest, first_received_at) FROM STDIN (FORMAT binary);
 
 -- name: find_known
 -- Those of a batch's keys that the open part has, with the digest of the first event under each. LATERAL with LIMIT

@@ -7,7 +7,7 @@ ends a wait for a server that is silent.
 from shared.postgres.connection import connect
 from shared.postgres.database import Beginning, Database
 from shared.postgres.pool import Pool
-from shared.postgres.rows import Cursor, Row, Sink, copy_out, fetch_rows
+from shared.postgres.rows import Cursor, Row, Sink, copy_bytes, copy_out, fetch_rows
 from shared.postgres.url import check_url
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Sink",
     "check_url",
     "connect",
+    "copy_bytes",
     "copy_out",
     "fetch_rows",
 ]

@@ -1,6 +1,7 @@
 """Reads a statement's rows by name, and streams a COPY."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, Protocol
 
 from psycopg2.extensions import cursor
@@ -40,3 +41,12 @@ def copy_out(cur: Cursor, statement: str, parameters: Mapping[str, Any], sink: S
         cur.connection.close()
         raise
     return cur.rowcount
+
+
+def copy_bytes(cur: Cursor, statement: str, parameters: Mapping[str, Any]) -> memoryview | None:
+    """Run a `COPY (...) TO STDOUT (FORMAT binary)` of at most one bytea; return it, or None without a row."""
+    sink = BytesIO()
+    if not copy_out(cur, statement, parameters, sink):
+        return None
+    # 19 bytes before the rows, 2 for the count of columns, 4 for the length; 2 after the rows.
+    return sink.getbuffer()[25:-2]

@@ -67,9 +67,9 @@ MUTANTS = (
         "drop one dedupe key of each batch",
         (
             (
-                "ingestor/store.py",
-                "for (event_id, org_id), digest in digests.items()])\n",
-                "for (event_id, org_id), digest in digests.items()])[1:]\n",
+                "ingestor/key_rows.py",
+                "    order = keys.argsort()",
+                "    order = keys.argsort()[1:]",
             ),
         ),
         "duplicated",

@@ -21,7 +21,6 @@ from shared import key_filter
 from shared.errors import DatabaseBusy
 from shared.postgres import Database
 from shared.process import Stop
-from shared.statements import load_statements, with_tables
 from tests.support.ingestion import hold_key, wait_until_waiting
 from tests.support.key_parts import keep_parts, key_parts
 from tests.support.places import TestDatabase
@@ -418,8 +417,8 @@ def test_a_closed_part_is_asked_by_its_index_whatever_the_planner_knows_of_it(
     given = {
         name: f"{{{','.join(event[key] for event in traffic(2_000))}}}"
         for name, key in (("event_ids", "eventId"), ("org_ids", "orgId"))
-    }
-    statement = with_tables(load_statements("closed_parts.sql")["find_in_part"], table="event_keys_1")
+    } | {"parts": f"{{{','.join(['event_keys_1'] * 2_000)}}}"}
+    statement = closed_parts.find_in_tables(["event_keys_1"])
     with owner.cursor() as cur:
         for analyzed in (False, True):
             if analyzed:
