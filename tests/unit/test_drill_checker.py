@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.local.traffic import Router, Sums, org
@@ -297,6 +297,7 @@ def test_any_one_event_dropped_doubled_or_changed_is_found(at: int, how: str) ->
     assert not check(right_history(), found).holds
 
 
+@settings(deadline=None)  # a busy machine takes long for an example now and then
 @given(st.integers(0, 39), st.sampled_from(["hour", "day"]), st.booleans())
 def test_any_one_event_added_to_a_view_twice_or_never_is_found(at: int, grain: str, twice: bool) -> None:
     found = right_found()
