@@ -58,7 +58,8 @@ _CLEAR = """
     SELECT 0"""
 _HOLD = "BEGIN; LOCK TABLE analytics.ingestion_batches IN SHARE MODE; SELECT 0"
 _HELD = """
-    SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'analytics.ingestion_batches'::regclass"""
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'ingestor' AND wait_event_type = 'Lock'"""
 _RELEASE = "COMMIT; SELECT extract(epoch FROM clock_timestamp())"
 _ROLLED_UP_AT = "SELECT extract(epoch FROM max(rolled_up_at)) FROM analytics.ingestion_batches"
 _STORED = "SELECT sum(inserted) FROM analytics.ingestion_batches WHERE rolled_up_at IS NOT NULL"
@@ -166,8 +167,9 @@ def _take_in(place: Place, bodies: list[bytes]) -> Taken:
     place.rows(_CLEAR)
     place.rows("CHECKPOINT; SELECT 0")
     wal = place.number("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
+    [worker] = place.fleet.start_ready("rollup_worker", **NO_DIMENSIONS)  # its upkeep takes the same lock
     place.rows(_HOLD)
-    worker, ingestor = place.fleet.start_ready("rollup_worker", "ingestor", **NO_DIMENSIONS)
+    [ingestor] = place.fleet.start_ready("ingestor")
     wait_until(lambda: place.number(_HELD) == WRITERS, seconds=60, what="the first batches")
     began = place.number(_RELEASE)
     wait_until(lambda: place.number(_STORED) == EVENTS, seconds=300, what="everything rolled up")
