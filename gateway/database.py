@@ -5,10 +5,12 @@ Every statement runs in a scope, which the database itself holds to: one organis
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
+from functools import partial
 from typing import Any, Self, TypeVar
 
+from gateway.aside import Aside
 from shared.errors import DatabaseBusy, DatabaseUnavailable
 from shared.metrics import GatewayMetrics
 from shared.postgres import Beginning, Cursor, Database, Pool, Row, fetch_rows
@@ -131,6 +133,23 @@ class GatewayDatabase:
 
         return self._connections.use_while(opened, open_one)
 
+    def aside(
+        self, state: str, statement: str, parameters: Mapping[str, object], *, first: str = ""
+    ) -> Aside:
+        """Let another connection do a read meanwhile, if one is free.
+
+        state: what it sees, as Open.state() names it. first: a statement that is sent with the begin.
+        """
+        scope, scoped = self._scope
+        # The state first: in a scope the transaction has read something.
+        beginning = " ".join((_SQL["same_state"], scope)), {**scoped, "state": state}
+
+        def fetch(cur: Cursor) -> list[tuple[Any, ...]]:
+            cur.execute(statement, parameters)
+            return cur.fetchall()
+
+        return Aside(partial(self._connections.begin_at_once, beginning, first), fetch)
+
 
 class _Connections:
     """The pool, and how long to try again."""
@@ -151,6 +170,21 @@ class _Connections:
     def use_while(self, opened: ExitStack, use: Callable[[Database], T]) -> T:
         """Use a connection as use() does, and keep it until `opened` is closed."""
         return self._with(opened.enter_context(self._pool.lend(wait_seconds=CONNECTION_WAIT_SECONDS)), use)
+
+    @contextmanager
+    def begin_at_once(self, beginning: Beginning, first: str) -> Iterator[Cursor]:
+        """Begin to read with a connection that is free, and try once. Raises DatabaseBusy where none is."""
+        with (
+            self._pool.lend(wait_seconds=0) as database,
+            database.transaction(
+                repeatable_read=True,
+                read_only=True,
+                time_limit_seconds=_LIMIT_SECONDS,
+                beginning=beginning,
+                first=first,
+            ) as cur,
+        ):
+            yield cur
 
     def use(self, use: Callable[[Database], T]) -> T:
         """Use a connection, and again while it fails at once: a restart of the server takes a moment.
@@ -194,6 +228,11 @@ class Open:
         rows: list[tuple[Any, ...]] = self._cur.fetchall()
         self._database.limit(self._left())
         return rows
+
+    def state(self) -> str:
+        """Name the state that this transaction reads, before anything in it may be undone."""
+        [(name,)] = self.rows(_SQL["state"], {})
+        return str(name)
 
     def undone_if_too_large(self) -> AbstractContextManager[None]:
         """Let the transaction go on after NumberTooLarge, as if the block had asked for nothing."""

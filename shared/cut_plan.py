@@ -168,6 +168,22 @@ class Plan:
         return self.cut.top is not None or self.has_valueless
 
     @property
+    def is_by_value_alone(self) -> bool:
+        """Return whether the groups are the values of one organisation."""
+        cut = self.cut
+        one_org = cut.org_ids is not None and len(cut.org_ids) == 1
+        return one_org and (cut.by_org, cut.by_model, cut.by_value) == (False, False, True)
+
+    @property
+    def has_many_values(self) -> bool:
+        """Return whether the largest are to be found among what may be hundreds of thousands of values: such
+        are those of which no hours are kept.
+        """
+        cut = self.cut
+        is_asked = self.is_by_value_alone and cut.top is not None and cut.values is None
+        return is_asked and not self.kept[cut.dimension].keeps_hours
+
+    @property
     def is_plain(self) -> bool:
         """Return whether each stored row of one organisation is a point as it stands."""
         cut = self.cut
@@ -209,11 +225,11 @@ class Plan:
         return plan
 
     def largest(self) -> list[Read]:
-        """Return the reads of `largest` (or `largest_values`): the groups, and what those without a value are
+        """Return the reads of `largest` (or `largest_...`): the groups, and what those without a value are
         left of (rest).
         """
         cut = self.cut
-        more = {"order_by": cut.order_by, "with_sums": self.has_valueless, "top": cut.top}
+        more = {"order_by": cut.order_by, "with_sums": self.has_valueless, "top": cut.top, "half": None}
         found = [Read(self._of_whole_window(cut.dimension, self._by(cut.by_value)) | more)]
         if self.has_valueless:
             base = self._of_whole_window("", self._by(False))

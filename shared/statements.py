@@ -7,27 +7,33 @@ type that integers are added up in; see in_type.
 
 What several statements of a file have in common stands in it once, before them, under a line
 `-- relation: the_name`: an item of their WITH lists, or another part of them, in which `{the_name}` stands
-for it. A relation may hold relations that stand before it.
+for it. A relation may hold relations that stand before it. What not every reader needs stands under a line
+`-- part: the_name`, up to the next such line or to `-- end of part`, and can be left out.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 
 _HEAD = re.compile(r"^-- (name|relation): ([a-z_0-9]+)$", re.MULTILINE)
+_PART = re.compile(
+    r"^ *-- part: ([a-z_0-9]+)\n(.*?)(?=^ *-- (?:part: |end of part$))", re.MULTILINE | re.DOTALL
+)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _TABLE = re.compile(r"[a-z][a-z_0-9]{0,57}", re.ASCII)  # _pkey follows, and 63 bytes are the most
 
 
-def load_statements(file_name: str, **instead: str) -> Mapping[str, str]:
+def load_statements(file_name: str, *, without: Collection[str] = (), **instead: str) -> Mapping[str, str]:
     """Return the statements of sql/<file_name> by name. Raises ValueError on a name that stands twice.
 
+    without: parts to leave out; what PostgreSQL can see that it does not need, it plans all the same.
     instead: relations, each by the name of the one whose place it takes.
     """
-    parts = _HEAD.split((SQL_FOLDER / file_name).read_text(encoding="utf-8"))
+    text = (SQL_FOLDER / file_name).read_text(encoding="utf-8")
+    parts = _HEAD.split(_PART.sub(lambda part: "" if part[1] in without else part[2], text))
     found: dict[str, dict[str, str]] = {"name": {}, "relation": {}}
     for kind, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
         if name in found["name"] or name in found["relation"]:

@@ -1,7 +1,8 @@
 -- What cuts read. A cut is read in pieces (shared/pieces.py), and its statements have these relations in common.
 --
 -- Whether a statement groups by organisation, model and value, and which pieces there are, is said by constants,
--- so that the planner leaves out what is not needed. Of one organisation IN is an equality, which the policy of
+-- so that the planner leaves out what is not needed. Parts that few need are left out before they are sent: to plan them
+-- takes half a millisecond each. Of one organisation IN is an equality, which the policy of
 -- sql/migrations/0025_rollups_in_scope.sql is one with.
 --
 -- {number} is the type that integers are added up in: bigint, which takes half the time of numeric, and numeric where
@@ -13,7 +14,7 @@
 piece AS MATERIALIZED (
     SELECT * FROM unnest(%(grains)s::smallint[], %(lows)s::timestamptz[], %(highs)s::timestamptz[],
                          %(plus)s::int[], %(minus)s::int[])
-        WITH ORDINALITY AS piece (grain, low, high, plus, minus, number)
+        AS piece (grain, low, high, plus, minus)
 )
 
 -- relation: winner
@@ -26,7 +27,7 @@ winner AS NOT MATERIALIZED (
 
 -- relation: rollups_in_pieces
 -- Rollups of the organisations in one dimension with the pieces that they are in. Which grain is said by a constant.
-SELECT number, plus IS NOT NULL AS added, org_id, model_id, value,
+SELECT plus, minus, org_id, model_id, value,
            invocations, errors, status_error, status_timeout, status_throttled,
            input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
            cost_estimate_cents, success_output_tokens, success_latency_ms,
@@ -42,10 +43,12 @@ stored AS (
     {rollups_in_pieces} AND %(with_days)s AND piece.grain = 1440 AND r.grain = 1440
     UNION ALL
     {rollups_in_pieces} AND %(with_hours)s AND piece.grain = 60 AND r.grain = 60
+    -- part: with_halves
     UNION ALL
     {rollups_in_pieces} AND %(with_halves)s AND piece.grain = 30 AND r.grain = 30
+    -- part: with_raw
     UNION ALL
-    SELECT number, plus IS NOT NULL, org_id, model_id, value,
+    SELECT plus, minus, org_id, model_id, value,
            1::bigint, (status <> 'success')::int::bigint, (status = 'error')::int::bigint,
            (status = 'timeout')::int::bigint, (status = 'throttled')::int::bigint,
            input_tokens::numeric, output_tokens::numeric,
@@ -73,13 +76,14 @@ stored AS (
           AND (NOT %(shown_only)s OR batch_id <> ALL (%(waiting)s::bigint[]))
     ) AS event
     WHERE %(with_raw)s AND piece.grain = 0 AND value IS NOT NULL
+    -- end of part
 )
 
 -- relation: stored_on_nodes
 -- The same of organisations on several nodes of a Citus cluster, without raw events: one join, for Citus to send it to
 -- the nodes with what adds it up.
 stored AS (
-    SELECT number, plus IS NOT NULL AS added, org_id, model_id, value,
+    SELECT plus, minus, org_id, model_id, value,
            invocations, errors, status_error, status_timeout, status_throttled,
            input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
            cost_estimate_cents, success_output_tokens, success_latency_ms,
@@ -96,7 +100,7 @@ WHERE
 
 -- relation: where_of_several
 -- What is always so: Citus from 13.1 on finds no row where a WHERE over what came to the coordinator is all constants.
-WHERE number > 0 AND
+WHERE (plus IS NOT NULL OR minus IS NOT NULL) AND
 
 -- relation: found
 -- Of that the rows that are asked for, with their groups. `pick` says which: all, those of the winners, or those
@@ -176,9 +180,11 @@ FROM analytics.model_freshness
 WHERE %(org_ids)s::uuid[] IS NULL OR org_id = ANY (%(org_ids)s::uuid[]);
 
 -- relation: summed
--- Usage by bucket and group: each piece is summed once, and the few sums are added and taken away then.
+-- Usage by bucket and group: what has its place in the same two buckets is summed once, and the few sums are added
+-- and taken away then.
 summed AS MATERIALIZED (
-    SELECT bucket, false AS other, of_org AS org_id, of_model AS model_id, of_value AS value,
+    SELECT bucket, false AS other, CASE WHEN %(by_org)s THEN of_org END AS org_id,
+           CASE WHEN %(by_model)s THEN of_model END AS model_id, CASE WHEN %(by_value)s THEN of_value END AS value,
            analytics.total(CASE WHEN added THEN invocations ELSE -invocations END) AS invocations,
            analytics.total(CASE WHEN added THEN errors ELSE -errors END) AS errors,
            analytics.total(CASE WHEN added THEN input_tokens ELSE -input_tokens END) AS input_tokens,
@@ -187,7 +193,7 @@ summed AS MATERIALIZED (
            analytics.total(CASE WHEN added THEN cached_input_tokens ELSE -cached_input_tokens END) AS cached_input_tokens,
            analytics.total(CASE WHEN added THEN cache_write_input_tokens ELSE -cache_write_input_tokens END) AS cache_write_input_tokens,
            analytics.total(CASE WHEN added THEN reasoning_tokens ELSE -reasoning_tokens END) AS reasoning_tokens
-    FROM (SELECT number, of_org, of_model, of_value,
+    FROM (SELECT plus, minus, of_org, of_model, of_value,
                  analytics.total(invocations::{number}) AS invocations, analytics.total(errors::{number}) AS errors,
                  analytics.total(input_tokens::{number}) AS input_tokens,
                  analytics.total(output_tokens::{number}) AS output_tokens,
@@ -196,11 +202,10 @@ summed AS MATERIALIZED (
                  analytics.total(cache_write_input_tokens::{number}) AS cache_write_input_tokens,
                  analytics.total(reasoning_tokens::{number}) AS reasoning_tokens
           FROM found
-          GROUP BY number, of_org, of_model, of_value) AS part
-    JOIN piece USING (number)
+          GROUP BY plus, minus, of_org, of_model, of_value) AS part
     CROSS JOIN LATERAL (VALUES (plus, true), (minus, false)) AS side (bucket, added)
     WHERE bucket IS NOT NULL
-    GROUP BY bucket, of_org, of_model, of_value
+    GROUP BY 1, 3, 4, 5
     HAVING analytics.total(CASE WHEN added THEN invocations ELSE -invocations END) <> 0
 )
 
@@ -392,20 +397,19 @@ ORDER BY bucket;
 -- Reliability by bucket and group, in order. Histograms are texts, numbers separated by commas: that is read in half
 -- the time of arrays' bytes. Rows of one group may be several, and their signs are for the reader.
 WITH {piece}, {winner}, {stored}, {found}, part AS (
-    SELECT number, of_org, of_model, of_value,
+    SELECT plus, minus, of_org, of_model, of_value,
            sum(invocations) AS invocations, sum(status_error) AS status_error,
            sum(status_timeout) AS status_timeout, sum(status_throttled) AS status_throttled,
            sum(success_output_tokens) AS success_output_tokens, sum(success_latency_ms) AS success_latency_ms,
            {texts}
     FROM found
-    GROUP BY number, of_org, of_model, of_value
+    GROUP BY plus, minus, of_org, of_model, of_value
 )
 SELECT bucket, of_org::text, of_model, of_value, sign,
        invocations::text, status_error::text, status_timeout::text, status_throttled::text,
        success_output_tokens::text, success_latency_ms::text,
        latency_bins, latency_counts, first_token_bins, first_token_counts
 FROM part
-JOIN piece USING (number)
 CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
 WHERE bucket IS NOT NULL
 ORDER BY bucket, part.of_org, of_model, of_value;
@@ -433,13 +437,13 @@ measured AS (
     SELECT org_id, model_id, value, true AS added, invocations::{number} AS calls, {amount}
     FROM {whole_days}
     UNION ALL
-    SELECT org_id, model_id, value, added, invocations::{number}, {amount} FROM stored
+    SELECT org_id, model_id, value, plus IS NOT NULL, invocations::{number}, {amount} FROM stored
 )
 
 -- relation: measured_on_nodes
 -- The same with the days among the pieces, for stored_on_nodes.
 measured AS (
-    SELECT org_id, model_id, value, added, invocations::{number} AS calls, {amount} FROM stored
+    SELECT org_id, model_id, value, plus IS NOT NULL AS added, invocations::{number} AS calls, {amount} FROM stored
 )
 
 -- name: largest
@@ -468,15 +472,17 @@ GROUP BY of_org, of_model;
 -- name: largest_values
 -- The same of one organisation where the value alone makes the group, first what all sum to. That comes of the same
 -- pass, and nothing is kept of the groups but the largest.
+-- Two connections may do it side by side, each for half of the values.
 WITH {piece}, {stored}, measured AS (
     SELECT value, invocations::{number} AS calls, {amount}
     FROM {whole_days} AND {asked}
     UNION ALL
     SELECT value, CASE WHEN added THEN calls ELSE -calls END, CASE WHEN added THEN amount ELSE -amount END
-    FROM (SELECT value, added, invocations::{number} AS calls, {amount} FROM stored WHERE {asked}) AS part
+    FROM (SELECT value, plus IS NOT NULL AS added, invocations::{number} AS calls, {amount} FROM stored WHERE {asked}) AS part
 )
 SELECT GROUPING(value) = 0, NULL, NULL, value, analytics.total(calls), analytics.total(amount)
 FROM measured
+WHERE %(half)s::bool IS NULL OR (hashtext(value) >= 0) = %(half)s::bool
 GROUP BY GROUPING SETS ((value), ())
 HAVING GROUPING(value) = 1 OR analytics.total(calls) > 0
 ORDER BY GROUPING(value) DESC, analytics.total(amount) DESC, value
@@ -486,16 +492,15 @@ LIMIT %(top)s + 1;
 -- The ten largest error codes by bucket and group of models, in order, and of the whole window (bucket NULL, last).
 -- Groups outside the top are one.
 WITH {piece}, {winner}, {stored}, {found}, listed AS (
-    SELECT number, of_org, of_model, value AS code, sum(invocations) AS invocations
+    SELECT plus, minus, of_org, of_model, value AS code, sum(invocations) AS invocations
     FROM found
-    GROUP BY number, of_org, of_model, value
+    GROUP BY plus, minus, of_org, of_model, value
 ), counted AS MATERIALIZED (
     SELECT bucket, other, CASE WHEN NOT other THEN of_org END AS org_id,
            CASE WHEN NOT other THEN of_model END AS model_id, code, sum(sign * invocations) AS events
     FROM (SELECT *, %(fold)s AND (coalesce(of_org, %(nil)s::uuid), coalesce(of_model, ''))
                                 NOT IN (SELECT org_id, model_id FROM winner) AS other
           FROM listed) AS marked
-    JOIN piece USING (number)
     CROSS JOIN LATERAL (VALUES (plus, 1), (minus, -1)) AS side (bucket, sign)
     WHERE bucket IS NOT NULL
     GROUP BY 1, 2, 3, 4, 5

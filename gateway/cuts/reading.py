@@ -9,16 +9,17 @@ from itertools import chain
 from typing import Any
 
 from gateway.cuts.parse import plan_of
+from gateway.cuts.statements import statement
 from gateway.cuts.text import json_text
 from gateway.database import GatewayDatabase
 from gateway.http.problems import Fault, Problem
 from shared.clock import Clock
 from shared.cut import Cut, member
-from shared.cut_plan import Group, Plan, Read, array, cuts_of_several
+from shared.cut_plan import Group, Plan, Read, array
 from shared.errors import NumberTooLarge
 from shared.kept import KEPT, Kept, fetch_moved, read_kept
 from shared.postgres import Cursor
-from shared.statements import in_type, load_statements
+from shared.statements import load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows
 
 MAX_POINTS = 200_000
@@ -38,9 +39,6 @@ _FEW_CHANGED = 100
 _FEW_CHANGED_SHARE = 10
 
 _SQL = load_statements("cuts.sql")
-_FORMS = (_SQL, *cuts_of_several())
-_NARROW = [in_type(form, "bigint") for form in _FORMS]
-_WIDE = [in_type(form, "numeric") for form in _FORMS]
 
 
 class Reading:
@@ -67,6 +65,9 @@ class Reading:
         self._in_one_pass = (
             cut.top is not None and groups is not None and groups * buckets <= _MAX_GROUPS_IN_ONE_PASS
         )
+        # On a Citus cluster a state of the coordinator's is not one of its nodes'.
+        by_two = self.plan.has_many_values and kept[""].moves is None
+        self._state = self._open.state() if by_two else None
 
     def _with_orgs(self, cut: Cut) -> tuple[Cut, int | None]:
         """Name the organisations of a cut, and tell how many groups it has, None where its values tell."""
@@ -124,18 +125,15 @@ class Reading:
         """Begin a statement that adds up integers; return its first row, None without any, and all rows."""
         try:
             with self._open.undone_if_too_large():
-                rows = self._open.stream(_NARROW[self._form(parameters)][name], parameters, **form)
+                rows = self._open.stream(self._statement(name, parameters), parameters, **form)
                 first = next(rows, None)
         except NumberTooLarge:
-            rows = self._open.stream(_WIDE[self._form(parameters)][name], parameters, **form)
+            rows = self._open.stream(self._statement(name, parameters, wide=True), parameters, **form)
             first = next(rows, None)
         return first, iter(()) if first is None else chain([first], rows)
 
-    def _form(self, parameters: dict[str, Any]) -> int:
-        """Return which form of the statements reads this."""
-        if not self._of_several:
-            return 0
-        return 2 if parameters["with_raw"] else 1
+    def _statement(self, name: str, parameters: dict[str, Any], *, wide: bool = False) -> str:
+        return statement(name, parameters, wide=wide, of_several=self._of_several)
 
     def plain_reliability(self, percentile_at: int | None) -> Iterator[bytes] | None:
         """Return each bucket's points of a plain cut, None where too few percentiles are kept for that.
@@ -176,7 +174,7 @@ class Reading:
         return self._rows("codes", (plan or self.plan).codes(None if plan else self._winners))
 
     def _rows(self, name: str, parameters: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
-        return self._open.stream(_WIDE[self._form(parameters)][name], parameters)
+        return self._open.stream(self._statement(name, parameters, wide=True), parameters)
 
     def refuse_larger(self) -> None:
         """Raise Problem 400 if the answer would have more points than one may have.
@@ -210,7 +208,7 @@ class Reading:
     def _counted(self, cur: Cursor) -> int:
         points = 0
         for read in self._parts(None):
-            cur.execute(_WIDE[self._form(read.parameters)]["usage"], read.parameters)
+            cur.execute(self._statement("usage", read.parameters, wide=True), read.parameters)
             row = cur.fetchone()
             points += row[0] if row else 0
         return points
@@ -218,18 +216,25 @@ class Reading:
     def _parts(self, plan: Plan | None) -> list[Read]:
         return self.plan.reads(self._winners) if plan is None else plan.reads(None)
 
+    def _measured(self, name: str, read: Read) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a read of `largest...`. Many values are halved, for two connections."""
+        if self._state is None or read.rest:
+            return self._sums(name, read.parameters)[1]
+        mine, others = (read.parameters | {"half": half} for half in (True, False))
+        aside = self._database.aside(self._state, self._statement(name, others), others, first=KEPT)
+        rows = list(self._sums(name, mine)[1])
+        found = aside.rows()
+        return chain(rows, self._sums(name, others)[1] if found is None else found)
+
     def _largest(self) -> list[Group]:
         """Return the groups of the top, the largest first."""
         found: list[tuple[Decimal, Group]] = []
         left: dict[Group, tuple[int, Decimal]] = {}
-        cut = self.plan.cut
         # Citus takes grouping sets of one organisation alone.
-        by_value = not (cut.by_org or cut.by_model) and cut.org_ids is not None and len(cut.org_ids) == 1
-        name = "largest_values" if by_value else "largest"
+        name = "largest_values" if self.plan.is_by_value_alone else "largest"
         for read in self.plan.largest():
             sign = 1 if read.rest else -1
-            _, rows = self._sums(name, read.parameters)
-            for is_group, org_id, model_id, value, calls, amount in rows:
+            for is_group, org_id, model_id, value, calls, amount in self._measured(name, read):
                 group = org_id, model_id, value
                 if is_group:
                     found.append((Decimal(amount), group))
@@ -241,7 +246,7 @@ class Reading:
                     )
         found += [(amount, group) for group, (calls, amount) in left.items() if calls > 0]
         found.sort(key=lambda one: (-one[0], *((text is None, text or "") for text in one[1])))
-        return [group for _, group in found[: cut.top]]
+        return [group for _, group in found[: self.plan.cut.top]]
 
 
 def _outcome_rows(read: Read, rows: Iterable[tuple[Any, ...]], cut: Cut) -> Iterator[Row]:

@@ -9,13 +9,12 @@ import pytest
 from psycopg2.extensions import connection
 
 from deploy.local.traffic import org
+from gateway.cuts.statements import statement
 from shared.cut import Cut
 from shared.cut_plan import Plan
 from shared.kept import Kept, read_kept
-from shared.statements import in_type, load_statements
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
-SQL = in_type(load_statements("cuts.sql"), "bigint")
 DAYS = {"": "daily_rollups", "client": "rollups_client_days", "errorCode": "rollups_error_code_days"}
 HOURS = {"": "hourly_rollups", "client": "rollups_client_hours", "errorCode": "rollups_error_code_hours"}
 
@@ -71,7 +70,7 @@ def scans(owner: connection, name: str, parameters: dict[str, Any]) -> dict[str,
     with owner.cursor() as cur:
         cur.execute("SET jit = off; SET enable_sort = off; SET ROLE analytics_gateway_one_org")
         cur.execute("SET analytics.scope = %s", (org(0),))
-        cur.execute(f"EXPLAIN (ANALYZE, FORMAT json) {SQL[name]}", parameters)
+        cur.execute(f"EXPLAIN (ANALYZE, FORMAT json) {statement(name, parameters)}", parameters)
         [([found],)] = cur.fetchall()
         cur.execute("RESET ROLE")
     read: dict[str, str] = {}
