@@ -5,7 +5,7 @@ Every statement runs in a scope, which the database itself holds to: one organis
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -234,10 +234,6 @@ class Open:
         [(name,)] = self.rows(_SQL["state"], {})
         return str(name)
 
-    def undone_if_too_large(self) -> AbstractContextManager[None]:
-        """Let the transaction go on after NumberTooLarge, as if the block had asked for nothing."""
-        return self._database.undone_if_too_large()
-
     def stream(
         self,
         statement: str,
@@ -245,10 +241,12 @@ class Open:
         *,
         rows_at_once: int = _ROWS_AT_ONCE,
         as_bytes: bool = False,
+        undone_if_too_large: bool = False,
     ) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a read that may have many. rows_at_once: fewer where each is large.
 
-        as_bytes: leave texts in UTF-8, as they are sent.
+        as_bytes: leave texts in UTF-8, as they are sent. undone_if_too_large: raise NumberTooLarge for a sum
+        that is, and let the transaction go on as if this had not been asked for.
         """
         return self._database.stream(
             statement,
@@ -257,6 +255,7 @@ class Open:
             time_limit_seconds=lambda: _LIMIT_SECONDS,
             pause_seconds=self._left,
             as_bytes=as_bytes,
+            undone_if_too_large=undone_if_too_large,
         )
 
     def _left(self) -> float:

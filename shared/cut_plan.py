@@ -293,6 +293,7 @@ class Plan:
         """Return the parameters of a statement. by: whether it groups by organisation, model and value."""
         cut = self.cut
         found = self._pieces_of(dimension)
+        grains, lows, highs, plus, minus = zip(*found, strict=True) if found else [()] * 5
         raw = [piece for piece in found if piece.grain == RAW]
         return {
             "dimension": dimension,
@@ -302,17 +303,17 @@ class Plan:
             "model_ids": _listed(cut.model_ids),
             "values": _listed(cut.values) if dimension == cut.dimension else None,
             "pieces": found,  # for callers; the statements have them as arrays
-            "grains": array(piece.grain for piece in found),
-            "lows": array(piece.low.isoformat() for piece in found),
-            "highs": array(piece.high.isoformat() for piece in found),
-            "plus": array(piece.plus for piece in found),
-            "minus": array(piece.minus for piece in found),
-            "first_low": min((piece.low for piece in found), default=_LONG_AGO),
-            "last_high": max((piece.high for piece in found), default=_LONG_AGO),
-            "signed": any(piece.minus is not None for piece in found),
-            "with_days": any(piece.grain == DAY_MINUTES for piece in found),
-            "with_hours": any(piece.grain == HOUR_MINUTES for piece in found),
-            "with_halves": any(piece.grain == HALF_MINUTES for piece in found),
+            "grains": array(grains),
+            "lows": array(map(datetime.isoformat, lows)),
+            "highs": array(map(datetime.isoformat, highs)),
+            "plus": array(plus),
+            "minus": array(minus),
+            "first_low": min(lows, default=_LONG_AGO),
+            "last_high": max(highs, default=_LONG_AGO),
+            "signed": bool(set(minus) - {None}),
+            "with_days": DAY_MINUTES in grains,
+            "with_hours": HOUR_MINUTES in grains,
+            "with_halves": HALF_MINUTES in grains,
             "with_raw": bool(raw),
             "raw_from": min((piece.low for piece in raw), default=_LONG_AGO),
             "raw_to": max((piece.high for piece in raw), default=_LONG_AGO),

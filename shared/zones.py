@@ -80,6 +80,7 @@ def local_text(instant: datetime, tz: ZoneInfo) -> str:
     return rfc3339(instant) if tz.key == "UTC" else instant.astimezone(tz).isoformat()
 
 
+@lru_cache(maxsize=4096)  # some hundred kilobytes; the same days are asked for again and again
 def day_start(day: date, tz: ZoneInfo) -> datetime:
     """Return the first instant of a local date, in UTC.
 

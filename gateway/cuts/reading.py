@@ -124,9 +124,10 @@ class Reading:
     ) -> tuple[tuple[Any, ...] | None, Iterator[tuple[Any, ...]]]:
         """Begin a statement that adds up integers; return its first row, None without any, and all rows."""
         try:
-            with self._open.undone_if_too_large():
-                rows = self._open.stream(self._statement(name, parameters), parameters, **form)
-                first = next(rows, None)
+            rows = self._open.stream(
+                self._statement(name, parameters), parameters, undone_if_too_large=True, **form
+            )
+            first = next(rows, None)
         except NumberTooLarge:
             rows = self._open.stream(self._statement(name, parameters, wide=True), parameters, **form)
             first = next(rows, None)

@@ -159,24 +159,34 @@ class Database:
         time_limit_seconds: Callable[[], float],
         pause_seconds: Callable[[], float],
         as_bytes: bool = False,
+        undone_if_too_large: bool = False,
     ) -> Iterator[tuple[Any, ...]]:
         """Yield a read's rows within the transaction under way, some at a time.
 
         time_limit_seconds: asked each time how long the server may take. pause_seconds: the same of the
-        caller after it. as_bytes: leave texts in UTF-8. Raises psycopg2's errors, which transaction()
-        translates.
+        caller after it. as_bytes: leave texts in UTF-8. undone_if_too_large: raise NumberTooLarge for a
+        number that does not fit, and let the transaction go on as if this had not been asked for.
+        Raises psycopg2's errors, which transaction() translates.
         """
         self._streams += 1
         name = sql.Identifier(f"stream_{self._streams}")  # closed by the end of the transaction
         fetch = sql.SQL("FETCH FORWARD {} FROM {}").format(sql.Literal(rows_at_once), name)
         # One round trip where there are few rows. A statement ends with its semicolon.
-        begin = sql.SQL("DECLARE {} NO SCROLL CURSOR FOR {} {}").format(name, sql.SQL(statement), fetch)
+        begin = sql.SQL("{} DECLARE {} NO SCROLL CURSOR FOR {} {}").format(
+            sql.SQL("SAVEPOINT before_sums;" if undone_if_too_large else ""), name, sql.SQL(statement), fetch
+        )
         assert self._raw is not None  # noqa: S101  the transaction's
         with self._raw.cursor() as cur:
             if as_bytes:
                 register_type(BYTES, cur)
             self.limit(time_limit_seconds())
-            cur.execute(begin, parameters)
+            try:
+                cur.execute(begin, parameters)
+            except pg_errors.NumericValueOutOfRange as error:
+                if not undone_if_too_large:
+                    raise
+                cur.execute("ROLLBACK TO SAVEPOINT before_sums")
+                raise NumberTooLarge from error
             while True:
                 rows = cur.fetchall()
                 self.limit(pause_seconds())
@@ -185,18 +195,6 @@ class Database:
                     break
                 self.limit(time_limit_seconds())
                 cur.execute(fetch)
-
-    @contextmanager
-    def undone_if_too_large(self) -> Iterator[None]:
-        """Let the transaction under way go on after NumberTooLarge, as if the block had asked for nothing."""
-        assert self._raw is not None  # noqa: S101  the transaction's
-        with self._raw.cursor() as cur:
-            cur.execute("SAVEPOINT before_sums")
-            try:
-                yield
-            except pg_errors.NumericValueOutOfRange as error:
-                cur.execute("ROLLBACK TO SAVEPOINT before_sums")
-                raise NumberTooLarge from error
 
     def limit(self, seconds: float) -> None:
         """Let the transaction under way last so long from now, whatever it was given at its begin."""

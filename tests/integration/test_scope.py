@@ -10,7 +10,7 @@ from psycopg2 import errors
 from psycopg2.extensions import connection
 
 from deploy.local.traffic import org
-from gateway.cuts import reading
+from gateway.cuts import reading, statements
 from gateway.database import GatewayDatabase
 from gateway.incidents import export
 from gateway.resources import dimensions, exports, freshness
@@ -37,7 +37,11 @@ EVERYTHING = {
     "X-Actor-Orgs": OURS,
 }
 WINDOW = f"start={rfc3339(START)}&end={rfc3339(TODAY)}"
-STATEMENTS = (reading, exports, dimensions, freshness, export)
+STATEMENTS = (
+    *(module._SQL for module in (reading, exports, dimensions, freshness, export)),
+    *statements._NARROW.values(),
+    *statements._WIDE.values(),
+)
 _CONDITION = re.compile(
     r"org_id (= %\(org_id\)s(::uuid)?|= ANY \(%\(org_ids\)s::uuid\[\]\)|IN %\(org_ids\)s)"
 )
@@ -47,6 +51,7 @@ ASKED = [
     f"usage?{WINDOW}&granularity=hour",
     f"usage?{WINDOW}&groupBy=client&top=3&compare=previous",
     f"usage?{WINDOW}&groupBy=none&granularity=total",
+    f"usage?{WINDOW}&groupBy=actor&top=3",
     f"usage?{WINDOW.replace('T00', 'T18').replace(':00:00Z', ':30:00Z')}&timeZone=Asia/Kolkata",
     f"reliability?{WINDOW}&percentile=p90",
     f"reliability?{WINDOW}&groupBy=client",
@@ -64,7 +69,7 @@ def gateway(owner: connection, worker: Database, environ: dict[str, str]) -> Gat
 
     Its login has no rights but those of the roles that it becomes, as a later release will have it.
     """
-    keep_dimensions(worker, (KeptDimension("client"),))
+    keep_dimensions(worker, (KeptDimension("client"), KeptDimension("actor", keeps_hours=False)))
     events = Mix(1, start=START, end=TODAY).events(400)
     for number, event in enumerate(events):
         event["orgId"] = (OURS, THEIRS)[number % 2]
@@ -100,12 +105,12 @@ def answers(gateway: Gateway, asked: list[str] = ASKED) -> dict[str, str]:
 def lose_where(monkeypatch: pytest.MonkeyPatch) -> int:
     """Take each condition on the organisation out of the gateway's statements; return how many there were."""
     lost = 0
-    for statements in (*(module._SQL for module in STATEMENTS), *reading._NARROW, *reading._WIDE):
-        for name, text in statements.items():
+    for statements_of in STATEMENTS:
+        for name, text in statements_of.items():
             without, conditions = _CONDITION.subn("true", text)
             without, arguments = _ARGUMENT.subn(r"\1(NULL", without)
             lost += conditions + arguments
-            monkeypatch.setitem(statements, name, without)
+            monkeypatch.setitem(statements_of, name, without)
     return lost
 
 

@@ -1,5 +1,6 @@
 """SQL by name: what a file of statements gives, and what it may not hold."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,32 @@ WITH {one} SELECT n FROM one;
     head, tail = "-- Tells it.\nWITH one AS (SELECT", "AS n) SELECT n FROM one;"
     assert load_statements("some.sql") == {"n": f"{head} 1 {tail}"}
     assert load_statements("some.sql", one="other") == {"n": f"{head} 2 {tail}"}
+
+
+def test_a_part_can_be_left_out(folder: Path) -> None:
+    (folder / "some.sql").write_text("""-- relation: numbers
+numbers AS (
+    SELECT 1
+    -- part: with_two
+    UNION ALL
+    SELECT 2
+    -- part: with_three
+    UNION ALL
+    SELECT 3
+    -- end of part
+)
+
+-- name: sum
+-- Adds up.
+WITH {numbers} SELECT sum(n) FROM numbers AS numbers (n);
+""")
+
+    def numbers(*without: str) -> list[str]:
+        return re.findall(r"SELECT (\d)", load_statements("some.sql", without=without)["sum"])
+
+    assert numbers() == ["1", "2", "3"]
+    assert numbers("with_two") == ["1", "3"]
+    assert numbers("with_two", "with_three") == ["1"]
 
 
 def test_a_file_that_is_missing_is_an_error(folder: Path) -> None:
