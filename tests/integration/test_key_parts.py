@@ -93,6 +93,32 @@ def test_a_closed_part_without_a_filter_is_asked_for_every_key(
     stored_once(owner, PART + 10)
 
 
+def test_at_the_start_all_writers_wait_for_the_filters(
+    new_store: NewStore, database: TestDatabase, owner: connection
+) -> None:
+    """To ask the parts for every key meanwhile costs more."""
+    store_batch(new_store(), traffic(PART))
+    keep_parts(database)
+    closed, seen = closed_parts.ClosedParts(), list[int]()
+
+    def refresh() -> None:
+        with closing(Database(database.ingestor_url, application_name="ingestor")) as own:
+            closed.refresh(own, if_due=True)
+        seen.append(closed.filter_bytes)
+
+    writers = [threading.Thread(target=refresh) for _ in range(2)]
+    with closing(psycopg2.connect(database.owner_url)) as other, other.cursor() as cur:
+        cur.execute("LOCK TABLE analytics.key_filters IN ACCESS EXCLUSIVE MODE")
+        writers[0].start()
+        wait_until_waiting(owner)
+        writers[1].start()
+        writers[1].join(0.2)
+    for writer in writers:
+        writer.join(10)
+    assert len(seen) == 2
+    assert min(seen) > 0
+
+
 def test_the_same_event_of_another_organisation_is_another_event(
     new_store: NewStore, database: TestDatabase, owner: connection
 ) -> None:
