@@ -61,12 +61,14 @@ def refuses_writes(raw: connection) -> bool:
 
 
 _LOST_NODE = "failure on connection marked as essential"
-_DUPLICATE_ON_NODE = "duplicate key value violates unique constraint"
+_DUPLICATE_ON_NODE = " violates unique constraint "
+_REFUSED_ON_NODE = (" violates check constraint ", " violates not-null constraint")
 
 
-def _is_of_node(error: psycopg2.Error, beginning: str) -> bool:
-    """Whether a node of a Citus cluster gave an error that begins so. Citus hands on its text alone."""
-    return isinstance(error, pg_errors.InternalError_) and str(error).startswith(beginning)
+def _is_of_node(error: psycopg2.Error, *texts: str) -> bool:
+    """Whether a node of a Citus cluster gave an error that says so: from a COPY Citus hands on no code."""
+    said = str(error).partition("\n")[0]
+    return isinstance(error, pg_errors.InternalError_) and any(text in said for text in texts)
 
 
 def translated(error: psycopg2.Error) -> AnalyticsError:
@@ -82,6 +84,8 @@ def translated(error: psycopg2.Error) -> AnalyticsError:
         return DuplicateRow(message, error.diag.table_name)
     if isinstance(error, pg_errors.UndefinedTable):
         return TableMissing(message)
-    if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError):
+    if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError) or _is_of_node(
+        error, *_REFUSED_ON_NODE
+    ):
         return DatabaseRejected(message)
     return AnalyticsError(message)

@@ -13,6 +13,9 @@ from gateway.cuts.statements import statement
 from shared.cut import Cut
 from shared.cut_plan import Plan
 from shared.kept import Kept, read_kept
+from tests.support import citus_cluster
+
+pytestmark = pytest.mark.skipif(citus_cluster.is_wanted(), reason="plans on Citus: test_citus.py")
 
 NOW = datetime(2026, 3, 20, 12, tzinfo=UTC)
 DAYS = {"": "daily_rollups", "client": "rollups_client_days", "errorCode": "rollups_error_code_days"}

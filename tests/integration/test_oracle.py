@@ -158,7 +158,7 @@ def test_they_agree_after_a_worker_was_killed_while_it_added_and_another_took_ov
         # Freshness is noted after everything was added and before the batches are marked.
         holder.autocommit = False
         with holder.cursor() as cur:
-            cur.execute("SELECT FROM analytics.model_freshness FOR UPDATE")
+            cur.execute("UPDATE analytics.model_freshness SET last_event_at = last_event_at")
         publish(owner, events[300:])
         wait_until(lambda: adds(owner), seconds=60, what="a worker in the middle of adding")
         killed.kill()
@@ -183,7 +183,8 @@ def adds(owner: connection) -> bool:
     with owner.cursor() as cur:
         cur.execute(
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-            " AND application_name = 'rollup_worker rollups' AND wait_event_type = 'Lock')"
+            " AND application_name = 'rollup_worker rollups' AND state = 'active'"
+            " AND query LIKE '%INSERT INTO analytics.model_freshness%')"
         )
         return cur.fetchall() == [(True,)]
 
