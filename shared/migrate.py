@@ -85,6 +85,7 @@ def distribute(database: Database, *, with_events: bool) -> bool:
         cur.execute(_CITUS["has_events"])
         if cur.fetchone() == (True,) and not with_events:
             return False
+        cur.execute(_CITUS["take_long"])
         cur.execute(_CITUS["scope"])
         cur.execute(_CITUS["distribute"])
     return True

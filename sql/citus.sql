@@ -18,13 +18,26 @@ SELECT EXISTS (SELECT FROM pg_dist_node WHERE isactive AND shouldhaveshards AND 
 -- Whether there is anything to move.
 SELECT EXISTS (SELECT FROM analytics.usage_events);
 
+-- name: take_long
+-- Lets the statements that follow take as long as the data need.
+SET LOCAL statement_timeout = '24h';
+
 -- name: scope
 -- Lets the nodes hold reads to their organisation. The coordinator comes to them as the role of the transaction: it must
 -- be able to log in. It hands on the text of a SET LOCAL, and that of the whole message where it stands in one with
 -- others; from a function it has a text of its own. It makes restrictive policies permissive, so there is one. A view's
 -- owner's rights end at the coordinator.
-ALTER ROLE analytics_gateway_one_org LOGIN;
-ALTER ROLE analytics_gateway_all_orgs LOGIN;
+DO $$
+DECLARE
+    role text;
+BEGIN
+    -- Roles are of all databases of a server: another one's migration may be at it.
+    FOR role IN SELECT rolname FROM pg_roles
+                WHERE rolname IN ('analytics_gateway_one_org', 'analytics_gateway_all_orgs') AND NOT rolcanlogin LOOP
+        EXECUTE format('ALTER ROLE %I LOGIN', role);
+    END LOOP;
+END
+$$;
 GRANT SELECT ON analytics.usage_events TO analytics_gateway_all_orgs;
 CREATE OR REPLACE FUNCTION analytics.set_scope(org_id uuid) RETURNS text
 LANGUAGE plpgsql AS $$
