@@ -10,7 +10,7 @@ from pathlib import Path
 from deploy.local.stack import LocalStack
 from tests.drills.drill import Drill
 from tests.drills.history import History, operations
-from tests.drills.scene import TEMPLATE, Scene
+from tests.drills.scene import Scene
 from tests.drills.verdict import Finding
 from tests.support.broker_cluster import NODES, BrokerCluster
 
@@ -58,8 +58,8 @@ class NodesLost:
 class ClusterScene(Scene):
     """A scene whose processes know every node. rabbitmq_url is the node that is published to."""
 
-    def __init__(self, stack: LocalStack, cluster: BrokerCluster, folder: Path, template: str) -> None:
-        super().__init__(stack, folder, "cluster", template=template)
+    def __init__(self, stack: LocalStack, cluster: BrokerCluster, folder: Path) -> None:
+        super().__init__(stack, folder, "cluster")
         self.fleet.environ["RABBITMQ_URL"] = cluster.url
         self.queues = [self.fleet.environ[name] for name in ("RABBITMQ_QUEUE", "RABBITMQ_DEAD_LETTER_QUEUE")]
 
@@ -102,17 +102,12 @@ STEPS: dict[str, Step] = {
 
 
 def lose_nodes(
-    stack: LocalStack,
-    folder: Path,
-    write_line: Callable[[str], None],
-    cluster: BrokerCluster,
-    *names: str,
-    template: str = TEMPLATE,
+    stack: LocalStack, folder: Path, write_line: Callable[[str], None], cluster: BrokerCluster, *names: str
 ) -> NodesLost:
-    """Do the named steps under load. stack: the other servers, and the cluster's first node."""
+    """Do the named steps under load. stack: one without RabbitMQ, which uses the cluster's first node."""
     history = History(folder / "history.jsonl")
     spans: list[tuple[str, float, float]] = []
-    with ClusterScene(stack, cluster, folder, template) as scene:
+    with ClusterScene(stack, cluster, folder) as scene:
         drill = Drill(scene, history, write_line)
         before = {slot: process.popen.pid for slot, process in scene.processes.items()}
         drill.load.start()

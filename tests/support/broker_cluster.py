@@ -18,6 +18,7 @@ from deploy.local.servers import Server
 NODES = 3
 _TICKTIME_SECONDS = 10
 """How soon nodes take a silent one for dead. RabbitMQ's default is 60: so long confirmations would wait."""
+_COMMAND_SECONDS = 60
 _CONFIG = """\
 listeners.tcp.1 = 127.0.0.1:{port}
 default_user = fleet
@@ -178,7 +179,7 @@ class BrokerCluster:
             [str(machine.rabbitmq_folder() / program), "-n", self.names[number], *arguments],
             cwd=self._home,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **self._environ(number)},
-            capture_output=True, text=True, check=False, **identity,
+            capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS, **identity,
         )  # fmt: skip
         assert done.returncode == 0, f"{program} {arguments}: {done.stdout}{done.stderr}"
         return done.stdout
