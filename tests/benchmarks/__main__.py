@@ -19,6 +19,7 @@ from deploy.local.checkout import ROOT
 from deploy.local.stack import LocalStack
 from tests.benchmarks.place import TEMPLATE
 from tests.benchmarks.rows import BenchRow
+from tests.support import citus_cluster
 
 BENCHMARKS = (
     "drain",
@@ -31,6 +32,7 @@ BENCHMARKS = (
     "exports",
     "flat",
     "ledger",
+    *(["citus"] if citus_cluster.is_installed() else []),
 )
 """Modules of this package, each with run(stack, write_line) that returns its rows."""
 

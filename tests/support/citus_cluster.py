@@ -19,12 +19,10 @@ from deploy.local.machine import StackError
 from deploy.local.servers import Server
 from deploy.local.stack import PROCESS_ROLES, LocalStack
 
-_WORKER_NODES = 2
 _OPTIONS = {
     "shared_preload_libraries": "citus",
     "citus.enable_statistics_collection": "off",
     "citus.node_conninfo": "sslmode=prefer",
-    "fsync": "off",
     "max_prepared_transactions": "220",  # a commit on several nodes is in two phases
     "max_worker_processes": "64",  # one for each database
     "citus.recover_2pc_interval": "2s",  # what a node that was lost did not commit waits no longer
@@ -45,12 +43,22 @@ def is_installed() -> bool:
 class CitusStack(LocalStack):
     """A stack whose PostgreSQL is the coordinator of a cluster. Every node has each of its databases.
 
-    shards: of each table.
+    nodes: how many worker nodes. shards: of each table. durable: commits wait for the disk.
     """
 
-    def __init__(self, home: Path, *, environ: Mapping[str, str] = os.environ, shards: int = 2) -> None:
-        super().__init__(home, environ=environ)
-        self._options = _OPTIONS | {"citus.shard_count": str(shards)}
+    def __init__(
+        self,
+        home: Path,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        nodes: int = 2,
+        shards: int = 2,
+        durable: bool = False,
+        shared_buffers: str = "256MB",
+    ) -> None:
+        super().__init__(home, environ=environ, shared_buffers=shared_buffers)
+        self._nodes = nodes
+        self._options = _OPTIONS | {"citus.shard_count": str(shards), "fsync": "on" if durable else "off"}
 
     @property
     def node_urls(self) -> list[str]:
@@ -92,7 +100,7 @@ class CitusStack(LocalStack):
     def _start_cluster(self) -> list[Server]:
         if not is_installed():
             raise StackError("no Citus beside PostgreSQL's programs: set STACK_POSTGRES_BIN")
-        nodes = [self._start_node(f"citus-node-{number}") for number in range(1, _WORKER_NODES + 1)]
+        nodes = [self._start_node(f"citus-node-{number}") for number in range(1, self._nodes + 1)]
         coordinator = servers.start_postgres(
             self.home / "postgres", self.logs / "postgres.log", self._programs,
             shared_buffers=self._shared_buffers, more_options=self._options,
