@@ -179,8 +179,8 @@ class Drill:
         self.history.end("recovery", "fail" if why else "ok", number, seconds=round(seconds, 2), why=why)
         if why:
             self._write_line(f"    not recovered: {why[:_MAX_WHY]}")
-            # That it did not recover is a finding itself.
-            self.verdict.findings = check(self.history.records, self._found, self._parsed).findings
+            if not self._new_findings():  # nothing that was read tells of it
+                self._note_recovery()
         return seconds
 
     def note_holdings(self) -> None:
@@ -191,12 +191,18 @@ class Drill:
     def outcome(self, name: str, happened: str, can_break: str) -> Outcome:
         """Wait for recovery, and judge."""
         seconds = self.settle(name)
+        self._note_recovery()
         new = self._new_findings()
         self._known |= {(each.invariant, each.kind) for each in new}
         if self._ended:
             happened += f"; ended by themselves: {', '.join(self._ended)}"
             self._ended = []
         return Outcome(name, happened, can_break, new, seconds)
+
+    def _note_recovery(self) -> None:
+        """Make a finding of the last recovery if it failed."""
+        if self.history.records[-1]["state"] != "ok":
+            self.verdict.findings = check(self.history.records, self._found, self._parsed).findings
 
     def _what_waits(self) -> str:
         """Say what is not there yet; empty when nothing is."""
