@@ -24,8 +24,9 @@ def _forms() -> dict[tuple[bool, ...], Mapping[str, str]]:
     return found
 
 
-_NARROW = {form: in_type(statements, "bigint") for form, statements in _forms().items()}
-_WIDE = {form: in_type(statements, "numeric") for form, statements in _forms().items()}
+_FORMS = _forms()
+_NARROW = {form: in_type(statements, "bigint") for form, statements in _FORMS.items()}
+_WIDE = {form: in_type(statements, "numeric") for form, statements in _FORMS.items()}
 
 
 def statement(

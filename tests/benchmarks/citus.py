@@ -25,7 +25,7 @@ EVENTS_A_MESSAGE = 100
 NODES = (1, 2, 4)
 _SHARDS = 4
 """Of each table: one for each node there may be. With more, each claim of the rollup worker costs more."""
-_LEAST_SHARE = 0.5
+_MIN_SHARE = 0.5
 
 
 def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
@@ -37,9 +37,7 @@ def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
     rows: list[BenchRow] = []
     for nodes in NODES:
         home = machine.temporary_home("analytics-citus-")
-        cluster = CitusStack(
-            home, environ={}, nodes=nodes, shards=_SHARDS, durable=True, shared_buffers="256MB"
-        )
+        cluster = CitusStack(home, environ={}, nodes=nodes, shards=_SHARDS, durable=True)
         try:
             cluster.start().prepare_database(TEMPLATE)
             cluster.make_template(TEMPLATE)
@@ -48,7 +46,7 @@ def run(stack: LocalStack, write_line: WriteLine) -> list[BenchRow]:
             cluster.stop()
             shutil.rmtree(home, ignore_errors=True)
         name = f"Citus, a coordinator and {nodes} nodes"
-        rows.append(BenchRow(name, "events/s", rate, "one server", alone, _LEAST_SHARE, "least"))
+        rows.append(BenchRow(name, "events/s", rate, "one server", alone, _MIN_SHARE, "least"))
     return rows
 
 

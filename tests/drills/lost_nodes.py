@@ -2,8 +2,9 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -105,33 +106,45 @@ def lose_nodes(
     stack: LocalStack, folder: Path, write_line: Callable[[str], None], cluster: BrokerCluster, *names: str
 ) -> NodesLost:
     """Do the named steps under load. stack: one without RabbitMQ, which uses the cluster's first node."""
-    history = History(folder / "history.jsonl")
-    spans: list[tuple[str, float, float]] = []
     with ClusterScene(stack, cluster, folder) as scene:
-        drill = Drill(scene, history, write_line)
-        before = {slot: process.popen.pid for slot, process in scene.processes.items()}
-        drill.load.start()
-        try:
-            for name in names:
-                write_line(f"    {name}")
-                began = time.time()
-                STEPS[name](scene, cluster)
-                cluster.wait_whole(scene.queues)
-                time.sleep(_QUIET_SECONDS)
-                spans.append((name, began, time.time()))
-            drill.settle("the loss of nodes")
-            return NodesLost(
-                list(pauses(scene, history, spans)),
-                drill.verdict.findings,
-                drill.verdict.acknowledged,
-                [slot for slot, pid in before.items() if scene.processes[slot].popen.pid != pid],
-            )
-        finally:
-            drill.load.stop()
-            history.close()
+
+        def lose(name: str) -> None:
+            STEPS[name](scene, cluster)
+            cluster.wait_whole(scene.queues)
+
+        return strike(scene, write_line, {name: partial(lose, name) for name in names})
 
 
-def pauses(scene: Scene, history: History, spans: list[tuple[str, float, float]]) -> Iterator[Pause]:
+def strike(
+    scene: Scene, write_line: Callable[[str], None], steps: Mapping[str, Callable[[], None]]
+) -> NodesLost:
+    """Do each step under load, with quiet before and after it, and judge."""
+    history = History(scene.folder / "history.jsonl")
+    spans: list[tuple[str, float, float]] = []
+    drill = Drill(scene, history, write_line)
+    before = {slot: process.popen.pid for slot, process in scene.processes.items()}
+    drill.load.start()
+    try:
+        time.sleep(_QUIET_SECONDS)
+        for name, step in steps.items():
+            write_line(f"    {name}")
+            began = time.time()
+            step()
+            time.sleep(_QUIET_SECONDS)
+            spans.append((name, began, time.time()))
+        drill.settle("the loss of nodes")
+        return NodesLost(
+            list(_pauses(scene, history, spans)),
+            drill.verdict.findings,
+            drill.verdict.acknowledged,
+            [slot for slot, pid in before.items() if scene.processes[slot].popen.pid != pid],
+        )
+    finally:
+        drill.load.stop()
+        history.close()
+
+
+def _pauses(scene: Scene, history: History, spans: list[tuple[str, float, float]]) -> Iterator[Pause]:
     ends = [end for _, end in operations(history.records, "publish") if end is not None]
     confirmed = sorted(end["utc"] for end in ends if end["state"] == "ok")
     for name, began, ended in spans:

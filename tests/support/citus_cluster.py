@@ -54,9 +54,8 @@ class CitusStack(LocalStack):
         nodes: int = 2,
         shards: int = 2,
         durable: bool = False,
-        shared_buffers: str = "256MB",
     ) -> None:
-        super().__init__(home, environ=environ, shared_buffers=shared_buffers)
+        super().__init__(home, environ=environ)
         self._nodes = nodes
         self._options = _OPTIONS | {"citus.shard_count": str(shards), "fsync": "on" if durable else "off"}
 
