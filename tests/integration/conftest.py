@@ -1,11 +1,12 @@
 """What several integration tests have: the database as its owner, the test's own ingestors and exports."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from psycopg2.extensions import connection
 
+from ingestor import closed_parts
 from ingestor.store import BatchStore
 from shared.postgres import Database
 from tests.support.exports import Exports, open_exports
@@ -13,6 +14,7 @@ from tests.support.gateway_app import Gateway
 from tests.support.ingestion import Ingestion
 from tests.support.places import TestBroker, TestDatabase
 from tests.support.seed import connect
+from tests.support.stores import NewStore
 
 
 @pytest.fixture
@@ -49,7 +51,13 @@ def exports(database: TestDatabase, s3: dict[str, str]) -> Iterator[Exports]:
 
 
 @pytest.fixture
-def new_store(database: TestDatabase) -> Iterator[Callable[[], BatchStore]]:
+def fresh_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let stores read the list of parts only when they have to: when a batch finds it changed."""
+    monkeypatch.setattr(closed_parts, "REFRESH_SECONDS", 3600)
+
+
+@pytest.fixture
+def new_store(database: TestDatabase) -> Iterator[NewStore]:
     """Makes stores under names of their own."""
     stores: list[BatchStore] = []
 

@@ -27,7 +27,7 @@ from shared.postgres import Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
 from tests.support.places import TestDatabase
-from tests.support.seed import connect, insert_batch
+from tests.support.seed import connect, insert_batch, rows
 
 NOW = datetime.now(UTC)
 TODAY = bucket_start(NOW, "day")
@@ -101,12 +101,6 @@ def upkeep(database: TestDatabase, **environ: str) -> None:
         Upkeep(own, settings).run(Stop())
     finally:
         own.close()
-
-
-def rows(owner: connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with owner.cursor() as cur:
-        cur.execute(sql, parameters)
-        return list(cur.fetchall())
 
 
 def numbers(owner: connection) -> list[list[tuple[Any, ...]]]:

@@ -32,7 +32,7 @@ from tests.support.failpoints import Failpoint
 from tests.support.fleet import Fleet, Process
 from tests.support.ingestion import Ingestion, results
 from tests.support.places import TestDatabase
-from tests.support.seed import insert_batch
+from tests.support.seed import insert_batch, rows
 from tests.support.stores import store_batch, traffic
 
 NOW = datetime.now(UTC)
@@ -54,12 +54,6 @@ def kill_at(fleet: Fleet, name: str, folder: Path, **environ: str) -> Process:
     failpoint.wait()
     assert process.popen.wait(timeout=10) == -signal.SIGKILL, process.log_tail()
     return process
-
-
-def rows(owner: connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with owner.cursor() as cur:
-        cur.execute(sql, parameters)
-        return list(cur.fetchall())
 
 
 def roll_up(worker: Database) -> None:

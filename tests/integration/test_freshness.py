@@ -2,7 +2,6 @@
 
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,7 +12,7 @@ from rollup_worker.rollups import Rollups
 from shared.metrics import RollupMetrics
 from shared.postgres import Database
 from tests.support.places import TestDatabase
-from tests.support.seed import connect, insert_batch
+from tests.support.seed import connect, insert_batch, rows
 
 RUNBOOK = """
 SELECT org_id, model_id, last_event_at, last_rollup_at, lag_seconds, status
@@ -34,12 +33,6 @@ def event_of(org_number: int, model: str = "m", occurred_at: datetime | None = N
     end = occurred_at + timedelta(milliseconds=1)
     router = Router(seed=time.monotonic_ns(), start=occurred_at, end=end, models=[model])
     return router.event() | {"orgId": org(org_number)}
-
-
-def rows(owner: connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with owner.cursor() as cur:
-        cur.execute(sql, parameters)
-        return list(cur.fetchall())
 
 
 def status(owner: connection) -> dict[tuple[str, str], tuple[float, str]]:

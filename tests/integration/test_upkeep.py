@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -24,7 +23,7 @@ from shared.postgres import Database
 from shared.process import Stop
 from shared.settings import RollupWorkerSettings, load
 from tests.support.places import TestDatabase
-from tests.support.seed import connect, insert_batch
+from tests.support.seed import connect, insert_batch, rows
 
 NOW = datetime.now(UTC)
 TODAY = bucket_start(NOW, "day")
@@ -54,12 +53,6 @@ def roll_up(database: TestDatabase) -> None:
     while rollups.add_waiting():
         pass
     own.close()
-
-
-def rows(owner: connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    with owner.cursor() as cur:
-        cur.execute(sql, parameters)
-        return list(cur.fetchall())
 
 
 def count(owner: connection, table: str) -> int:

@@ -16,6 +16,9 @@ from tests.support.places import TestDatabase
 SMALL = "200"
 """DEDUPE_PART_KEYS of two pages, for 108 events and more."""
 
+PART = 250
+"""Events that fill a part of that size."""
+
 
 @contextmanager
 def key_parts(

@@ -1,9 +1,10 @@
-"""Puts batches of events straight into the database, as the ingestor would have committed them."""
+"""Puts batches of events into the database as the ingestor would have committed them, and reads what is there."""
 
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection, cursor
@@ -19,6 +20,13 @@ def connect(url: str) -> connection:
     with opened.cursor() as cur:
         cur.execute("SET timezone = 'UTC'")
     return opened
+
+
+def rows(owner: connection, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Return what a statement says."""
+    with owner.cursor() as cur:
+        cur.execute(sql, parameters)
+        return list(cur.fetchall())
 
 
 def insert_batch(owner: connection, events: Sequence[Event], received_at: datetime | None = None) -> int:

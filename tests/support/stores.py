@@ -1,5 +1,6 @@
 """What tests of the store share: traffic, batches of it, and what came of them."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from psycopg2.extensions import connection
@@ -8,12 +9,21 @@ from deploy.local.traffic import Event, Router, encode
 from ingestor.batch import Batch, Message
 from ingestor.store import BatchStore, Outcome
 from shared.rabbitmq.frames import Delivery
+from tests.support.seed import rows
 
 NOW = datetime.now(UTC)
+
+NewStore = Callable[[], BatchStore]
+"""Makes stores under names of their own: the fixture `new_store`."""
 
 
 def traffic(count: int, seed: int = 1) -> list[Event]:
     return Router(seed=seed, start=NOW - timedelta(minutes=50), end=NOW).events(count)
+
+
+def changed(events: list[Event]) -> list[Event]:
+    """Return the same events with other content."""
+    return [event | {"latencyMs": event["latencyMs"] + 1} for event in events]
 
 
 def batch_of(events: list[Event]) -> Batch:
@@ -33,7 +43,14 @@ def store_batch(store: BatchStore, events: list[Event]) -> tuple[int, int, int]:
 
 
 def numbers(owner: connection, sql: str) -> tuple[int, ...]:
-    with owner.cursor() as cur:
-        cur.execute(sql)
-        [row] = cur.fetchall()
+    [row] = rows(owner, sql)
     return tuple(int(value or 0) for value in row)
+
+
+def assert_stored_once(owner: connection, events: int) -> None:
+    """There are so many events and as many keys, each once, whatever the part."""
+    for table in ("usage_events", "event_keys"):
+        counted = numbers(
+            owner, f"SELECT count(*), count(DISTINCT (org_id, event_id)) FROM analytics.{table}"
+        )
+        assert counted == (events, events), table
