@@ -1,4 +1,4 @@
-"""Puts batches of events into the database as the ingestor would have committed them, and reads what is there."""
+"""Puts batches of events into the database as the ingestor would have committed them, and reads rows."""
 
 import json
 from collections.abc import Sequence
