@@ -36,6 +36,22 @@ SELECT plus, minus, org_id, model_id, value,
     JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
     WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s
 
+-- relation: first_halves
+-- The first halves of the hours in which buckets begin or end.
+{rollups_in_pieces} AND piece.grain = 30 AND r.grain = 30
+
+-- relation: negative_first_halves
+-- The same as negative hours, for what adds up sums alone. They have the two buckets of their hours then, and are
+-- grouped with them. What such statements do not use stays as it is.
+SELECT minus, plus, org_id, model_id, value,
+           -invocations, -errors, status_error, status_timeout, status_throttled,
+           -input_tokens, -output_tokens, -cached_input_tokens, -cache_write_input_tokens, -reasoning_tokens,
+           -cost_estimate_cents, success_output_tokens, success_latency_ms,
+           latency_bins, latency_counts, first_token_bins, first_token_counts
+    FROM piece
+    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
+    WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s AND piece.grain = 30 AND r.grain = 30
+
 -- relation: stored
 -- What the pieces hold of the organisations in one dimension: rollups, and raw events as rollups of one event
 -- each. Which figures a statement does not use are not computed.
@@ -45,7 +61,7 @@ stored AS (
     {rollups_in_pieces} AND %(with_hours)s AND piece.grain = 60 AND r.grain = 60
     -- part: with_halves
     UNION ALL
-    {rollups_in_pieces} AND %(with_halves)s AND piece.grain = 30 AND r.grain = 30
+    {first_halves} AND %(with_halves)s
     -- part: with_raw
     UNION ALL
     SELECT plus, minus, org_id, model_id, value,

@@ -10,16 +10,22 @@ from shared.statements import in_type, load_statements
 _PARTS = ("with_halves", "with_raw")
 """Parts of the statements, by the parameters that say whether they are needed; a plain read needs none."""
 
+_OF_SUMS = ("usage", "usage_json", "usage_of_top", "usage_of_top_json")
+"""Those that only add up: first halves of hours are negative hours there. A histogram cannot be negative."""
+
 
 def _forms() -> dict[tuple[bool, ...], Mapping[str, str]]:
     """Return all forms, by whether they are for several organisations of a cluster, and what they need."""
     on_nodes, with_raw_events = cuts_of_several()
-    found = {}
+    found: dict[tuple[bool, ...], Mapping[str, str]] = {}
     for needed in product((False, True), repeat=len(_PARTS)):
         needs = dict(zip(_PARTS, needed, strict=True))
-        found[False, *needed] = load_statements(
-            "cuts.sql", without=[part for part in _PARTS if not needs[part]]
-        )
+        without = [part for part in _PARTS if not needs[part]]
+        of_sums = load_statements("cuts.sql", without=without, first_halves="negative_first_halves")
+        found[False, *needed] = {
+            **load_statements("cuts.sql", without=without),
+            **{name: of_sums[name] for name in _OF_SUMS},
+        }
         found[True, *needed] = with_raw_events if needs["with_raw"] else on_nodes
     return found
 
