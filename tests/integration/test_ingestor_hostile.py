@@ -1,31 +1,29 @@
 """Nothing that a message brings beside its body stops, restarts or slows the ingestor, or is lost with it."""
 
-import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from deploy.local.api import wait_until
-from deploy.local.traffic import Router, encode
 from tests.support.fleet import Process
-from tests.support.ingestion import Ingestion, metric, replay, results
+from tests.support.ingestion import (
+    NOW,
+    Ingestion,
+    assert_never_lost_its_broker,
+    encoded_events,
+    memory_kb,
+    metric,
+    replay,
+    results,
+)
 from tests.support.raw_amqp import PROPERTIES, RawPublisher, Refused, field, properties, table, text
-
-NOW = datetime.now(UTC)
-MIB = 1024 * 1024
-
-
-def events(count: int, seed: int = 1) -> list[bytes]:
-    router = Router(seed=seed, start=NOW - timedelta(hours=1), end=NOW)
-    return [encode(event) for event in router.events(count)]
 
 
 def nested(depth: int) -> bytes:
@@ -34,22 +32,6 @@ def nested(depth: int) -> bytes:
     for _ in range(depth):
         inside = table([(b"n", field(b"F", inside))])
     return inside
-
-
-def memory_kb(process: Process, name: str) -> int:
-    """Return a figure of a process's memory: VmRSS now, VmHWM at its peak."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{process.popen.pid}/status").read_text())
-    assert found is not None
-    return int(found[1])
-
-
-def assert_never_lost_its_broker(process: Process) -> None:
-    """The process still runs, as ready as it began, and its connections have not been lost once."""
-    assert process.popen.poll() is None, process.log_tail()
-    assert process.ready(), process.get("/readyz").data
-    assert metric(process, "analytics_dependency_errors_total", dependency="rabbitmq") == 0, (
-        process.log_tail()
-    )
 
 
 HOSTILE: dict[str, dict[str, bytes]] = {
@@ -179,7 +161,7 @@ def all_cases(seed: int) -> Iterator[Message]:
     """Each kind of hostile properties on a good event and on bad ones, in one frame, in several, in none."""
     for number, (what, values) in enumerate(HOSTILE.items()):
         encoded = properties(values)
-        one, two = events(2, seed=seed + number)
+        one, two = encoded_events(2, seed=seed + number)
         name = what.encode()
         yield Message(b"usage", encoded, one, True)
         yield Message(b"\xff" * 255, encoded, two.ljust(400_000), True)
@@ -210,7 +192,7 @@ def test_replay_gets_past_every_dead_letter_and_moves_it(account: Account) -> No
     account.settle()
     with RawPublisher(ingestion.broker.url) as publisher:
         for values in HOSTILE.values():  # as another program, or the broker itself, might have put them there
-            [event] = events(1, seed=300 + account.good.total())
+            [event] = encoded_events(1, seed=300 + account.good.total())
             account.good[event] += 1
             exchange = ingestion.topology.dead_letter_exchange
             publisher.publish(exchange, b"\xff" * 255, properties(values), event)
@@ -226,99 +208,6 @@ def test_replay_gets_past_every_dead_letter_and_moves_it(account: Account) -> No
     wanted = len(account.good), 0, 2 * account.bad.total()
     wait_until(lambda: results(account.process) == wanted, seconds=20, what="all of them to come again")
     assert_never_lost_its_broker(account.process)
-
-
-def test_a_message_of_128_mib_becomes_a_dead_letter_and_memory_stays_flat(account: Account) -> None:
-    ingestion, process = account.ingestion, account.process
-    before_kb = memory_kb(process, "VmHWM")
-    encoded = properties({"correlation_id": b"\xff", "headers": table([(b"h", text("kept"))])})
-    largest = b" " * (128 * MIB)
-    good = events(4_000, seed=7)
-    with RawPublisher(ingestion.broker.url) as publisher:
-        for number in range(4):
-            for body in good[number::4]:
-                publisher.publish(ingestion.topology.exchange, b"usage", encoded, body)
-            publisher.publish(ingestion.topology.exchange, b"\xff" * 255, encoded, largest)
-    wait_until(lambda: results(process) == (4_000, 0, 4), seconds=120, what="four large dead letters")
-    assert_never_lost_its_broker(process)
-    assert memory_kb(process, "VmHWM") < before_kb + 48 * 1024
-    assert process.stop() == 0
-    assert ingestion.waiting() == 0
-    channel = ingestion.channel
-    for _ in range(4):
-        method, found, body = channel.basic_get(ingestion.topology.dead_letter_queue, auto_ack=True)
-        assert found.headers["x-reason"] == "message-too-large"
-        assert str(len(largest)) in found.headers["x-detail"]
-        assert found.headers["h"] == "kept"
-        assert method.routing_key == b"\xff" * 255
-        assert body == largest
-
-
-def test_replay_moves_what_has_no_room_in_memory(account: Account) -> None:
-    ingestion = account.ingestion
-    largest = b" " * (128 * MIB)
-    with RawPublisher(ingestion.broker.url) as publisher:
-        for body in (largest, *events(300, seed=11), largest):
-            publisher.publish(ingestion.topology.dead_letter_exchange, b"usage", properties({}), body)
-    done = replay(ingestion.broker, max_memory_bytes=260 * MIB)
-    assert done.returncode == 0, done.stderr
-    assert "302 replayed, 0 kept" in done.stdout
-    wait_until(lambda: results(account.process) == (300, 0, 2), seconds=60, what="all of them")
-    assert_never_lost_its_broker(account.process)
-
-
-def test_oversized_messages_wait_for_a_dead_letter_queue_that_is_full(account: Account) -> None:
-    ingestion, process = account.ingestion, account.process
-    large = [b"%d" % number + b" " * 2 * MIB for number in range(6)]
-    good = events(500, seed=8)
-    with full_queue(ingestion):
-        with RawPublisher(ingestion.broker.url) as publisher:
-            for body in (*large, *good):
-                publisher.publish(ingestion.topology.exchange, b"usage", properties({}), body)
-        wait_until(lambda: results(process) == (500, 0, 0), seconds=30, what="the good events")
-        wait_until(lambda: "refused an oversized" in process.log.read_text(), seconds=20, what="the refusal")
-        assert process.popen.poll() is None
-    wait_until(lambda: results(process) == (500, 0, 6), seconds=90, what="six dead letters")
-    assert {each.body for each in ingestion.observer.dead_letters()} == set(large)
-    assert process.stop() == 0
-    assert ingestion.waiting() == 0
-
-
-def test_while_a_dead_letter_is_unconfirmed_memory_stays_flat_and_the_process_says_so(
-    account: Account,
-) -> None:
-    ingestion, process = account.ingestion, account.process
-    good = events(60_000, seed=9)
-    with full_queue(ingestion):
-        ingestion.publish([b"{bad", *good[:20_000]])
-        ingestion.wait_received(20_000, seconds=60)
-        before_kb = memory_kb(process, "VmRSS")
-        ingestion.publish(good[20_000:])
-        ingestion.wait_received(60_000, seconds=100)
-        assert memory_kb(process, "VmRSS") < before_kb + 12 * 1024  # 60 MB were taken once
-        readyz = "/readyz"
-        wait_until(lambda: b"dead_letters" in process.get(readyz).data, seconds=20, what="not ready")
-        assert b"full" in process.get(readyz).data
-        assert process.get("/healthz").status == 200
-        assert metric(process, "analytics_ingestion_dead_letters_unconfirmed") == 1
-        assert results(process) == (60_000, 0, 0)
-    wait_until(lambda: results(process) == (60_000, 0, 1), seconds=30, what="the dead letter")
-    wait_until(process.ready, seconds=10, what="ready again")
-    ingestion.assert_all_acknowledged(process)
-
-
-@contextmanager
-def full_queue(ingestion: Ingestion) -> Iterator[None]:
-    """Bind a queue to the dead-letter exchange that is full, so that RabbitMQ refuses dead letters."""
-    name = f"{ingestion.topology.dead_letter_queue}.full"
-    limits = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
-    ingestion.channel.queue_declare(name, durable=True, arguments=limits)
-    for _ in range(3):
-        ingestion.channel.basic_publish("", name, b"here before")
-    wait_until(lambda: ingestion.waiting(name) > 0, seconds=10, what="a full queue")
-    ingestion.channel.queue_bind(name, ingestion.topology.dead_letter_exchange, "#")
-    yield
-    ingestion.channel.queue_delete(name)
 
 
 SHORT = st.binary(max_size=255)
@@ -402,7 +291,7 @@ def test_any_properties_headers_keys_and_sizes_that_the_broker_takes_leave_the_i
             Message(
                 key,
                 properties(values),
-                events(1, seed=number)[0].ljust(size) if good else b"{bad %d" % number + b" " * size,
+                encoded_events(1, seed=number)[0].ljust(size) if good else b"{bad %d" % number + b" " * size,
                 good,
             )
             for key, values, size, good, number in drawn

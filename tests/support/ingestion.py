@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from psycopg2.extensions import connection
 from deploy.local.api import wait_until
 from deploy.local.checkout import ROOT
 from deploy.local.observer import Observer
-from deploy.local.traffic import Event
+from deploy.local.traffic import Event, Router, encode
 from shared.rabbitmq.properties import persistent
 from shared.rabbitmq.topology import Topology, declare
 from tests.support.fleet import Fleet, Process
 from tests.support.places import TestBroker, TestDatabase
+
+NOW = datetime.now(UTC)
 
 
 class Ingestion:
@@ -148,3 +151,25 @@ def results(process: Process) -> tuple[int, int, int]:
         for result in ("accepted", "duplicate", "invalid")
     )
     return accepted, duplicate, invalid
+
+
+def encoded_events(count: int, seed: int = 1) -> list[bytes]:
+    """Return messages of one event each, of the hour before NOW: the same ones for a seed."""
+    router = Router(seed=seed, start=NOW - timedelta(hours=1), end=NOW)
+    return [encode(event) for event in router.events(count)]
+
+
+def memory_kb(process: Process, name: str) -> int:
+    """Return a figure of a process's memory: VmRSS now, VmHWM at its peak."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{process.popen.pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def assert_never_lost_its_broker(process: Process) -> None:
+    """The process still runs, as ready as it began, and its connections have not been lost once."""
+    assert process.popen.poll() is None, process.log_tail()
+    assert process.ready(), process.get("/readyz").data
+    assert metric(process, "analytics_dependency_errors_total", dependency="rabbitmq") == 0, (
+        process.log_tail()
+    )
