@@ -18,7 +18,6 @@ from shared.cut import Cut, member
 from shared.cut_plan import Group, Plan, Read, array
 from shared.errors import NumberTooLarge
 from shared.kept import KEPT, Kept, fetch_moved, read_kept
-from shared.postgres import Cursor
 from shared.statements import load_statements
 from shared.usage_sums import EXACT, Row, merged, usage_rows
 
@@ -180,13 +179,12 @@ class Reading:
     def refuse_larger(self) -> None:
         """Raise Problem 400 if the answer would have more points than one may have.
 
-        For statements that do not tell. The points are counted on another connection.
+        For statements that do not tell.
         """
         if self.plan.is_plain:
-            [row] = self._database.rows(_SQL["plain_size"], self.plan.plain())
-            points = row["points"]
+            [(points, _)] = self._open.rows(_SQL["plain_size"], self.plan.plain())
         else:
-            points = self._database.snapshot(self._counted)
+            points = sum(self._counted(read) for read in self._parts(None))
         _refuse_larger(points, self.plan.cut)
 
     def _refuse_events(self, plan: Plan | None) -> None:
@@ -206,13 +204,9 @@ class Reading:
                 raise Problem.invalid([Fault(field="timeZone", reason=_too_many_events(events))])
             [(plan.waiting,)] = self._open.rows(_SQL["waiting"], {})
 
-    def _counted(self, cur: Cursor) -> int:
-        points = 0
-        for read in self._parts(None):
-            cur.execute(self._statement("usage", read.parameters, wide=True), read.parameters)
-            row = cur.fetchone()
-            points += row[0] if row else 0
-        return points
+    def _counted(self, read: Read) -> int:
+        row = next(self._rows("usage", read.parameters), None)
+        return row[0] if row else 0
 
     def _parts(self, plan: Plan | None) -> list[Read]:
         return self.plan.reads(self._winners) if plan is None else plan.reads(None)
