@@ -128,7 +128,7 @@ class GatewayDatabase:
                     )
                 )
                 found = fetch(cur)
-                opened.push(opening.pop_all())
+                opened.push(partial(self._connections.end, opening.pop_all()))
                 return Open(database, cur, MAX_SECONDS), found
 
         return self._connections.use_while(opened, open_one)
@@ -176,6 +176,7 @@ class _Connections:
         """Begin to read with a connection that is free, and try once. Raises DatabaseBusy where none is."""
         with (
             self._pool.lend(wait_seconds=0) as database,
+            self._counted(),
             database.transaction(
                 repeatable_read=True,
                 read_only=True,
@@ -198,9 +199,9 @@ class _Connections:
         for pause_seconds in (*_PAUSES_SECONDS, None):
             began = time.monotonic()
             try:
-                done = use(database)
+                with self._counted():
+                    done = use(database)
             except DatabaseUnavailable as error:
-                self._metrics.dependency_errors.labels(dependency="postgresql").inc()
                 if pause_seconds is None or not _failed_at_once(error, began):
                     self._is_away = True
                     raise
@@ -211,6 +212,20 @@ class _Connections:
                 self._is_away = False
                 return done
         raise AssertionError("the last try returns or raises")
+
+    def end(self, held: ExitStack, *raised: Any) -> bool | None:
+        """End what is held open, and count it where it has failed. Takes what __exit__ does."""
+        with self._counted():
+            return held.__exit__(*raised)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a failure of the block as a failed use of the server."""
+        try:
+            yield
+        except DatabaseUnavailable:
+            self._metrics.dependency_errors.labels(dependency="postgresql").inc()
+            raise
 
 
 class Open:

@@ -1,15 +1,17 @@
 """A read on a second connection: what it sees, and that whoever asked for it does it where it cannot."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import connection
 
+from gateway import database as database_module
 from gateway.aside import Aside
-from gateway.database import POOL_SIZE, GatewayDatabase
+from gateway.database import POOL_SIZE, GatewayDatabase, Open
+from shared.errors import DatabaseUnavailable
 from shared.kept import KEPT, fetch_kept
 from shared.metrics import GatewayMetrics
 from shared.postgres import Cursor
@@ -21,6 +23,7 @@ COUNT = (
 ADD = """INSERT INTO analytics.model_freshness (org_id, model_id, last_event_at, last_rollup_at)
          VALUES (gen_random_uuid(), 'm', now(), now())"""
 OF_M = {"model": "m"}
+SLOW = "SELECT pg_sleep(5)"
 
 
 @pytest.mark.skipif(
@@ -54,6 +57,30 @@ def test_where_no_connection_is_free_at_once_it_is_left_to_whoever_asked(environ
         aside = database.aside(readings[0].state(), COUNT, OF_M)
         aside._thread.join()
         assert aside.rows() is None
+
+
+def test_a_read_that_fails_after_its_begin_counts_as_a_failed_use_of_the_server_once(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 0.5)
+    metrics = GatewayMetrics(registry := CollectorRegistry())
+    database = GatewayDatabase(environ["GATEWAY_DATABASE_URL"], metrics).of_all()
+
+    def failures_of(use: Callable[[Open], object]) -> float:
+        failed = "analytics_dependency_errors_total", {"dependency": "postgresql"}
+        before = registry.get_sample_value(*failed) or 0
+        with suppress(DatabaseUnavailable), ExitStack() as opened:
+            use(database.begin(opened, KEPT, fetch_kept)[0])
+        return (registry.get_sample_value(*failed) or 0) - before
+
+    def fail_elsewhere(_: Open) -> None:
+        database.rows(SLOW, {})
+
+    assert failures_of(lambda reading: reading.rows(SLOW, {})) == 1
+    assert failures_of(fail_elsewhere) == 1
+    assert failures_of(lambda reading: reading.rows("SELECT 1", {})) == 0
+    if not citus_cluster.is_wanted():  # its nodes have no common state
+        assert failures_of(lambda reading: database.aside(reading.state(), SLOW, {})._thread.join()) == 1
 
 
 def test_what_has_not_begun_when_it_is_asked_for_is_never_read() -> None:
