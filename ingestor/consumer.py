@@ -139,7 +139,7 @@ class Consumer:
         self._room_bytes -= message.size_bytes
         if self._room_bytes < 0 and not self._has_room_for(message):
             self._refuse(message)
-        elif self._gathering.add(message):
+        elif self._gathering.add(message, self._asked):
             self._room_bytes = MAX_BYTES - self._size_bytes
             self.ask()
 

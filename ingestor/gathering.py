@@ -52,8 +52,12 @@ class Gathering:
         """How many events are gathered."""
         return 0 if self._batch is None else self._batch.events
 
-    def add(self, message: Message) -> bool:
-        """Take a message in; return whether a batch was submitted."""
+    def add(self, message: Message, asked: int) -> bool:
+        """Take a message in; return whether a batch was submitted.
+
+        asked: how many messages the broker sends before one is acknowledged. A batch of so many is not kept
+        waiting for more: none would come.
+        """
         submitted = False
         if self._batch is not None and not self._batch.has_room_for(message, self._batch_size):
             self.submit()
@@ -63,7 +67,7 @@ class Gathering:
             batch = self._batch = Batch(self._clock())
             self._loop.call_later(self._batch_timeout_seconds, partial(self._due, batch))
         batch.add(message)
-        if batch.is_full(self._batch_size):
+        if batch.is_full(self._batch_size) or len(batch.messages) == asked:
             self.submit()
             submitted = True
         return submitted

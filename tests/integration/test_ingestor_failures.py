@@ -151,6 +151,15 @@ def test_a_batch_that_commits_before_an_earlier_one_is_acknowledged_after_it(
     ingestion.assert_all_acknowledged(again)
 
 
+def test_a_batch_of_all_that_the_broker_sends_does_not_wait_for_more(ingestion: Ingestion) -> None:
+    ingestion.publish(singles(210))
+    process = ingestion.start(INGESTION_BATCH_TIMEOUT="1h")
+    ingestion.wait_received(200)  # as many as are asked for while their size is not known
+    wait_until(lambda: ingestion.waiting() == 0, seconds=10, what="the others delivered")
+    assert ingestion.stored() == 200
+    assert process.stop() == 0, process.log_tail()
+
+
 def test_a_queue_deleted_under_the_consumer_is_declared_again_and_used(ingestion: Ingestion) -> None:
     process = ingestion.start()
     ingestion.publish(singles(10))
