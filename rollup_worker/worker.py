@@ -30,9 +30,9 @@ _DAYS_EVERY = timedelta(minutes=1)
 _GAUGES_EVERY = timedelta(seconds=5)
 _KEY_PARTS_EVERY = timedelta(seconds=2)
 
-# Between two claims there is as much time as the last one took, so that claims grow with the load and each
-# event costs less; but from claim to claim no more than this, so that a busy worker does not rest.
-_MAX_PAUSED_SECONDS = 0.4
+# Between two claims there is as much time as the last one took, at most this, so that claims grow with the
+# load and each event costs less. After a claim of many batches there is none: larger ones save little.
+_MAX_PAUSE_SECONDS = 0.5
 _LISTEN = load_statements("dimensions.sql")["listen"]
 
 # A rollup may take its statement limit twice over; a loop silent for longer is stuck.
@@ -122,8 +122,8 @@ class Worker:
         ]
 
     def _drain(self, rollups: Rollups) -> float:
-        """Add batches while as many wait as one claim takes; return the seconds of the last claim."""
-        seconds = 0.0
+        """Add batches while as many wait as one claim takes; return the seconds to pause."""
+        pause = 0.0
         while not self._stop:
             self._moved = began = time.monotonic()
             self._woken.clear()
@@ -131,20 +131,22 @@ class Worker:
                 keep_dimensions(self._dimensions_database, self._settings.rollup_dimensions)
                 self._dimensions_database.close()  # it is not needed again
                 self._keeps_dimensions = True
-            if rollups.add_waiting() >= MANY_BATCHES:
+            batches = rollups.add_waiting()
+            if batches >= MANY_BATCHES:
                 self._many_wait.set()
             seconds = time.monotonic() - began
+            pause = 0.0 if batches >= MANY_BATCHES else min(seconds, _MAX_PAUSE_SECONDS)
             if not rollups.more_wait:
                 break
-        return seconds
+        return pause
 
-    def _wait_for_more(self, seconds_taken: float) -> None:
+    def _wait_for_more(self, pause_seconds: float) -> None:
         """Wait until batches are committed, at most the interval.
 
         The pause comes first: a claim of more batches costs less for each.
         """
         interval = self._settings.rollup_interval.total_seconds()
-        pause = min(interval, seconds_taken, max(0.0, _MAX_PAUSED_SECONDS - seconds_taken))
+        pause = min(interval, pause_seconds)
         if not self._stop.wait(pause):
             self._woken.wait(interval - pause)
 
