@@ -76,6 +76,10 @@ class _Stream:
         self._deadline = time.monotonic() + MAX_SECONDS
 
     def __iter__(self) -> Iterator[bytes]:
+        with self._opened:  # which learns how it ended
+            yield from self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
         waiting: list[bytes] = []
         size = 0
         for part in self._parts:

@@ -16,6 +16,7 @@ from gateway import database as database_module
 from gateway.app import create_app
 from gateway.cuts import reading, send
 from rollup_worker.dimensions import keep_dimensions
+from shared.errors import DatabaseUnavailable
 from shared.postgres import Database
 from shared.settings import GatewaySettings, KeptDimension, load
 from tests.support.gateway_app import ADMIN, PREFIX, Gateway, assert_problem, read
@@ -214,6 +215,22 @@ def test_a_second_large_answer_of_one_actor_waits_and_small_ones_go_on(
     third, again = under_way(client, "usage", QUARTER)
     assert third.status == "200 OK"
     again.close()
+
+
+def test_an_answer_whose_database_fails_half_way_ends_with_that_and_the_next_is_whole(
+    owner: connection, client: testing.TestClient
+) -> None:
+    fill(owner, models=12)
+    seen, body = under_way(client, "usage", QUARTER)
+    assert seen.status == "200 OK"
+    with owner.cursor() as cur:
+        cur.execute(
+            "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
+            " WHERE usename = 'gateway' AND datname = current_database()"
+        )
+    with pytest.raises(DatabaseUnavailable):
+        b"".join(body)
+    assert under_way(client, "usage", ONE_DAY)[0].status == "200 OK"
 
 
 def fill_freshness(owner: connection, models: int) -> None:
