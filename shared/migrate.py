@@ -1,14 +1,14 @@
-"""Brings the database schema up to date: `python -m shared.migrate [distribute]`.
+"""Brings the database schema up to date: `python -m shared.migrate [distribute]` (see `--help`).
 
 Applies sql/migrations/NNNN_name.sql in order, each in a transaction of its own under a
 transaction-level advisory lock, so it is safe to run twice, at once, and beside running processes.
 DATABASE_URL is the schema owner's. A migration that has been applied must never be edited.
 """
 
+import argparse
 import hashlib
 import os
 import re
-import sys
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +23,12 @@ from shared.statements import SQL_FOLDER, load_statements
 _FILE_NAME = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql")
 _SQL = load_statements("migrate.sql")
 _CITUS = load_statements("citus.sql")
+
+_CLUSTER = {
+    "has_citus": "the database is not that of a Citus coordinator: the extension citus is missing there",
+    "has_nodes": "the Citus coordinator has no node to spread tables over: name them with citus_add_node",
+}
+"""What makes a database a cluster's, each with what to say where it is missing. In the order of the looks."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +84,29 @@ def distribute(database: Database, *, with_events: bool) -> bool:
     """
     with database.transaction(time_limit_seconds=24 * 3600) as cur:
         cur.execute(_SQL["lock"])
-        for condition, wanted in (("has_citus", True), ("has_nodes", True), ("is_distributed", False)):
-            cur.execute(_CITUS[condition])
-            if cur.fetchone() != (wanted,):
-                return False
-        cur.execute(_CITUS["has_events"])
-        if cur.fetchone() == (True,) and not with_events:
+        if _lacking(cur) or _holds(cur, "is_distributed"):
+            return False
+        if _holds(cur, "has_events") and not with_events:
             return False
         cur.execute(_CITUS["take_long"])
         cur.execute(_CITUS["scope"])
         cur.execute(_CITUS["distribute"])
     return True
+
+
+def lacking_of_cluster(database: Database) -> str:
+    """Say what the database lacks to be a cluster's; empty when nothing. Raises DatabaseUnavailable."""
+    with database.query(time_limit_seconds=60) as cur:
+        return _lacking(cur)
+
+
+def _lacking(cur: Cursor) -> str:
+    return next((said for condition, said in _CLUSTER.items() if not _holds(cur, condition)), "")
+
+
+def _holds(cur: Cursor, condition: str) -> bool:
+    cur.execute(_CITUS[condition])
+    return cur.fetchone() == (True,)
 
 
 def _apply(cur: Cursor, migration: Migration) -> bool:
@@ -156,8 +174,25 @@ class SchemaCheck:
             self.was_there = True
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; 0 when the schema is up to date, 1 when it could not be brought there."""
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared.migrate",
+        description="Brings the database schema up to date. Safe twice, at once, and beside a running fleet."
+        " On a Citus cluster it spreads the tables too, unless they hold events. Settings come from the"
+        " environment; DATABASE_URL is the schema owner's.",
+    )
+    text = (
+        "then spread the tables over a Citus cluster's nodes, with the events they hold; this locks them:"
+        " stop the ingestors and the rollup workers first"
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    commands.add_parser("distribute", help=text, description=f"Bring the schema up to date, {text}.")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 when all is as was asked for, 1 when it is not. Wrong arguments end it with 2."""
+    wants_distributed = _parser().parse_args(arguments).command == "distribute"
     settings = load_or_exit(MigrateSettings, os.environ)
     log = configure_logs(settings, "migrate")
     database = Database(
@@ -167,8 +202,12 @@ def main(arguments: list[str]) -> int:
         lock_timeout_seconds=60,
     )
     try:
+        if wants_distributed and (lacking := lacking_of_cluster(database)):
+            log.error("nothing was changed", error=lacking)
+            return 1
         applied = migrate(database)
-        distributed = arguments == ["distribute"] and distribute(database, with_events=True)
+        if wants_distributed:
+            distribute(database, with_events=True)
     except AnalyticsError as error:
         log.error("migration failed, nothing of it was kept", error=str(error))  # noqa: TRY400  the message says it all
         return 1
@@ -176,11 +215,11 @@ def main(arguments: list[str]) -> int:
         database.close()
     for migration in applied:
         log.info("migration applied", version=migration.version, name=migration.name)
-    if distributed:
+    if wants_distributed:
         log.info("tables are distributed by organisation")
     log.info("schema is up to date", version=migrations()[-1].version)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

@@ -19,7 +19,7 @@ from deploy.local.stack import LocalStack, WriteLine
 from deploy.local.traffic import Publisher, Router, encode
 from tests.benchmarks.place import Place, peak_memory_mb
 from tests.benchmarks.rows import BenchRow
-from tests.support.release_before import NoHistory, unpack
+from tests.support.release_before import NoReleaseBefore, unpack
 
 MESSAGES = 200_000
 ROUNDS = 2
@@ -78,7 +78,7 @@ def _without_dimensions(stack: LocalStack, write_line: WriteLine) -> list[BenchR
     with tempfile.TemporaryDirectory() as folder:
         try:
             release_before = unpack(Path(folder))
-        except NoHistory as missing:
+        except NoReleaseBefore as missing:
             raise SystemExit(f"drain: no peer, {missing}") from None
         for number in range(ROUNDS):
             bodies = _bodies(number)

@@ -25,9 +25,9 @@ from tests.drills.history import History
 from tests.drills.mutants import is_caught, run_mutants
 from tests.drills.plan import Plan, make_plan
 from tests.drills.report import holdings, table, totals
-from tests.drills.scene import TEMPLATE, Scene
+from tests.drills.scene import TEMPLATE, Scene, new_stack
 from tests.drills.upgrade import upgrade
-from tests.support.release_before import NoHistory
+from tests.support.release_before import NoReleaseBefore
 
 _PLAN_SECONDS = 60.0
 
@@ -60,7 +60,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes and servers end too
     kept = Path(tempfile.mkdtemp(prefix="analytics-drill-run-"))
     home = machine.temporary_home("analytics-drill-")
-    stack = LocalStack(home, environ={}, write_line=write_line)
+    stack = new_stack(home, write_line)
     held = True
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, home, ignore_errors=True)
@@ -105,9 +105,9 @@ def _run_upgrade(stack: LocalStack, kept: Path) -> bool:
     """Upgrade a fleet under load; return whether every invariant held."""
     try:
         outcome = upgrade(stack, kept / "upgrade", write_line)
-    except NoHistory as missing:
+    except NoReleaseBefore as missing:
         write_line(f"no upgrade: {missing}")
-        return missing.is_shallow
+        return not missing.is_fault
     sys.stdout.write(table([outcome]))
     sys.stdout.flush()
     return not outcome.findings

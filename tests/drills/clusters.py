@@ -17,13 +17,10 @@ from tests.drills.__main__ import write_line
 from tests.drills.citus_nodes import change_nodes
 from tests.drills.failover import MAX_PAUSE_SECONDS, fail_over
 from tests.drills.lost_nodes import STEPS, lose_nodes
-from tests.drills.scene import TEMPLATE
+from tests.drills.scene import SHARDS, TEMPLATE
 from tests.support import citus_cluster
 from tests.support.broker_cluster import BrokerCluster
 from tests.support.citus_cluster import CitusStack
-
-_SHARDS = 6
-"""Of each table of a Citus cluster: two for each of three nodes."""
 
 _LOST_WITH_ASYNCHRONOUS = {"unaudited", "wrong-answer"}
 """What docs/operations.md says is not made whole: the audit log, and sums that fall until all is there."""
@@ -66,7 +63,7 @@ def _citus(home: Path, folder: Path) -> bool:
     if not citus_cluster.is_installed():
         write_line("    not run: Citus is not installed beside PostgreSQL's programs")
         return True
-    stack = CitusStack(home, environ={}, shards=_SHARDS)
+    stack = CitusStack(home, environ={}, shards=SHARDS)
     try:
         stack.start().prepare_database(TEMPLATE)
         stack.make_template(TEMPLATE)

@@ -7,13 +7,14 @@ import pytest
 
 from deploy.local import machine
 from deploy.local.stack import LocalStack
+from tests.drills.scene import new_stack
 
 
 @pytest.fixture
 def own_stack() -> Iterator[LocalStack]:
-    """Local servers with durable commits, a migrated database, and a login for each process."""
+    """Servers with durable commits, a migrated database, and a login for each process."""
     home = machine.temporary_home("analytics-drill-")
-    stack = LocalStack(home, environ={})
+    stack = new_stack(home)
     try:
         stack.start().prepare_database()
         yield stack

@@ -19,16 +19,21 @@ from psycopg2.extensions import connection
 from deploy.local.checkout import ROOT
 from deploy.local.observer import Observer
 from deploy.local.servers import Server
-from deploy.local.stack import LocalStack
+from deploy.local.stack import LocalStack, WriteLine, quiet
 from tests.drills.bucket import Bucket
 from tests.drills.disk import SmallDisk
 from tests.drills.logs import Logs
+from tests.support import citus_cluster
+from tests.support.citus_cluster import CitusStack
 from tests.support.fleet import Fleet, Process
 from tests.support.release_before import unpack
 from tests.support.tcp_proxy import TcpProxy
 
 TEMPLATE = "drill_template"
 """The migrated database that each drill's own is copied from."""
+
+SHARDS = 6
+"""Of each table of a Citus cluster: two for each of three nodes."""
 
 ORGS = 3
 CANARY = "canary/of-org-2"
@@ -42,6 +47,13 @@ SLOTS = {
     "export_worker": "export_worker",
 }
 """The processes of a drill, each with its name in the Procfile."""
+
+
+def new_stack(home: Path, write_line: WriteLine = quiet) -> LocalStack:
+    """Return servers with durable commits, not started yet: local ones, or a Citus cluster (TEST_SERVERS)."""
+    if citus_cluster.is_wanted():
+        return CitusStack(home, environ={}, shards=SHARDS, durable=True, write_line=write_line)
+    return LocalStack(home, environ={}, write_line=write_line)
 
 
 class Scene:
@@ -172,7 +184,7 @@ class Scene:
             self.down.discard(slot)
 
     def release_before(self) -> Path:
-        """Return a folder with the files of the release before. Raises NoHistory."""
+        """Return a folder with the files of the release before. Raises NoReleaseBefore."""
         with self._lock:
             folder = self.folder / "release-before"
             if not folder.exists():

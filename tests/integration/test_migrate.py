@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deploy.local.traffic import Router
 from shared.errors import AnalyticsError, DatabaseBusy, DatabaseUnavailable, SchemaOutdated
 from shared.migrate import Migration, check_schema, migrate, migrations
 from shared.postgres import Database
+from tests.support.citus_cluster import CitusStack
 from tests.support.places import TestDatabase, new_name
 from tests.support.seed import connect, insert_batch
 
@@ -44,10 +46,10 @@ def applied_by(url: str) -> list[int]:
         database.close()
 
 
-def command(url: str) -> "subprocess.Popen[str]":
+def command(url: str, *arguments: str) -> "subprocess.Popen[str]":
     """Start `python -m shared.migrate`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "shared.migrate"],
+        [sys.executable, "-m", "shared.migrate", *arguments],
         cwd=ROOT,
         env={"DATABASE_URL": url, "LOG_FORMAT": "json"},
         stdout=subprocess.PIPE,
@@ -142,6 +144,33 @@ def test_an_applied_migration_that_was_edited_is_refused_by_name(
     run = command(database.owner_url)
     output, _ = run.communicate(timeout=30)
     assert (run.returncode, "0002 event_storage" in output) == (1, True)
+
+
+def tables_of(url: str) -> int:
+    """Return how many tables the schema has."""
+    with closing(connect(url)) as opened, opened.cursor() as cur:
+        cur.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'analytics'")
+        [(count,)] = cur.fetchall()
+    return int(count)
+
+
+def test_a_word_that_is_no_command_migrates_nothing(empty: str) -> None:
+    run = command(empty, "distribut")
+    output, _ = run.communicate(timeout=30)
+    assert (run.returncode, "invalid choice: 'distribut'" in output) == (2, True), output
+    assert tables_of(empty) == 0
+
+
+def test_without_a_cluster_distribute_says_so_and_migrates_nothing(stack: LocalStack, empty: str) -> None:
+    nodes = isinstance(stack, CitusStack)
+    if nodes:  # a coordinator to which nobody has named a node
+        with closing(connect(empty)) as opened, opened.cursor() as cur:
+            cur.execute("SELECT citus_remove_node(nodename, nodeport) FROM pg_dist_node WHERE groupid > 0")
+    run = command(empty, "distribute")
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 1, output
+    assert ("citus_add_node" if nodes else "extension citus is missing") in output
+    assert tables_of(empty) == 0
 
 
 def add_migration(monkeypatch: pytest.MonkeyPatch, text: str) -> int:

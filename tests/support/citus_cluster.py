@@ -17,7 +17,7 @@ from psycopg2 import sql
 from deploy.local import machine, servers
 from deploy.local.machine import StackError
 from deploy.local.servers import Server
-from deploy.local.stack import PROCESS_ROLES, LocalStack
+from deploy.local.stack import PROCESS_ROLES, LocalStack, WriteLine, quiet
 
 _OPTIONS = {
     "shared_preload_libraries": "citus",
@@ -54,8 +54,9 @@ class CitusStack(LocalStack):
         nodes: int = 2,
         shards: int = 2,
         durable: bool = False,
+        write_line: WriteLine = quiet,
     ) -> None:
-        super().__init__(home, environ=environ)
+        super().__init__(home, environ=environ, write_line=write_line)
         self._nodes = nodes
         self._options = _OPTIONS | {"citus.shard_count": str(shards), "fsync": "on" if durable else "off"}
 

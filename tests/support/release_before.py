@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from deploy.local.checkout import ROOT
+from tests.support import citus_cluster
 
 RELEASE_BEFORE = "2b2f4963395e27d178d72ecf32c6a07c356bf861"
 
 
-class NoHistory(Exception):
-    """This clone does not have the commit. is_shallow: it was cloned without its history."""
+class NoReleaseBefore(Exception):
+    """It cannot be run here, and the message says why. is_fault: it could have been."""
 
-    def __init__(self, *, is_shallow: bool) -> None:
-        super().__init__(f"this clone has no commit {RELEASE_BEFORE}; clone with full history")
-        self.is_shallow = is_shallow
+    def __init__(self, why: str, *, is_fault: bool) -> None:
+        super().__init__(why)
+        self.is_fault = is_fault
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -26,9 +27,17 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def unpack(folder: Path) -> Path:
-    """Put its files into a folder, and return that. Raises NoHistory."""
+    """Put its files into a folder, and return that. Raises NoReleaseBefore.
+
+    That is: where this clone lacks the commit, which is no fault of one without its history, and on Citus.
+    """
+    if citus_cluster.is_wanted():
+        raise NoReleaseBefore("the release before knows no Citus", is_fault=False)
     if _git("cat-file", "-e", f"{RELEASE_BEFORE}^{{commit}}").returncode:
-        raise NoHistory(is_shallow=_git("rev-parse", "--is-shallow-repository").stdout.strip() != "false")
+        is_shallow = _git("rev-parse", "--is-shallow-repository").stdout.strip() != "false"
+        raise NoReleaseBefore(
+            f"this clone has no commit {RELEASE_BEFORE}; clone with full history", is_fault=not is_shallow
+        )
     archive = subprocess.run(
         ["git", "-C", str(ROOT), "archive", RELEASE_BEFORE], capture_output=True, check=True
     )
@@ -37,11 +46,11 @@ def unpack(folder: Path) -> Path:
 
 
 def unpack_or_skip(folder: Path) -> Path:
-    """Put its files into a folder. In a clone without history the test is skipped, loudly."""
+    """Put its files into a folder. Where it cannot run the test is skipped, loudly."""
     try:
         return unpack(folder)
-    except NoHistory as missing:
-        if not missing.is_shallow:
+    except NoReleaseBefore as missing:
+        if missing.is_fault:
             pytest.fail(str(missing))
         reason = f"THE UPGRADE IS NOT TESTED: {missing}"
         with warnings.catch_warnings():
