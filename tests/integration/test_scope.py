@@ -92,13 +92,14 @@ def gateway(owner: connection, worker: Database, environ: dict[str, str]) -> Gat
     return Gateway(environ, clock=lambda: TODAY, FRESHNESS_CACHE_TTL="1ms")
 
 
-def answers(gateway: Gateway, asked: list[str] = ASKED) -> dict[str, str]:
+def answers(gateway: Gateway, asked: list[str] = ASKED, *, may_fail: bool = False) -> dict[str, str]:
+    """Return what is answered; may_fail: a refusal stands as its status."""
     found = {}
     for each in asked:
         path, _, query = each.partition("?")
         answer = gateway.call("GET", f"{PREFIX}/orgs/{OURS}/{path}", EVERYTHING, query=query)
-        assert answer.status_code == 200, (each, answer.text)
-        found[each] = answer.text
+        assert may_fail or answer.status_code == 200, (each, answer.text)
+        found[each] = answer.text if answer.status_code == 200 else str(answer.status_code)
     return found
 
 
@@ -114,19 +115,21 @@ def lose_where(monkeypatch: pytest.MonkeyPatch) -> int:
     return lost
 
 
-@pytest.mark.skipif(
-    citus_cluster.is_wanted(), reason="Citus refuses such a statement in a scope, or gives a 500"
-)
 def test_without_any_where_the_answers_are_the_same(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = answers(gateway)
     assert lose_where(monkeypatch) > 15
-    assert answers(gateway) == right
+    # Citus gives no answer to some, since what names no organisation is planned in another way.
+    on_citus = citus_cluster.is_wanted()
+    without = answers(gateway, may_fail=on_citus)
+    refused = {each for each in ASKED if without[each] == "500"}
+    assert len(refused) <= (1 if on_citus else 0)
+    assert [each for each in ASKED if without[each] != right[each] and each not in refused] == []
     # And the conditions are really gone: seen by all organisations' role every answer differs.
     monkeypatch.setattr(GatewayDatabase, "of", lambda self, _: self.of_all())
     monkeypatch.setattr(export, "scope_of", lambda _: (load_statements("scope.sql")["all_orgs"], {}))
-    wrong = answers(gateway)
+    wrong = answers(gateway, may_fail=on_citus)
     assert [each for each in ASKED if wrong[each] == right[each]] == []
 
 

@@ -142,9 +142,12 @@ class CitusStack(LocalStack):
     def create_logins(self) -> None:
         """Create the processes' logins on every node, where the coordinator comes as them."""
         super().create_logins()
+        for role in PROCESS_ROLES.values():
+            # The owner may take it on. A node that is added gets the roles as the coordinator has them.
+            for url in [self.settings["ADMIN_DATABASE_URL"], *self.node_urls]:
+                _run(f"{url}/postgres", "ALTER ROLE {} LOGIN", role)
         for url in self.node_urls:
             for prefix, role in PROCESS_ROLES.items():
-                _run(f"{url}/postgres", "ALTER ROLE {} LOGIN", role)  # the owner may take it on
                 _run(f"{url}/postgres", "DROP ROLE IF EXISTS {}", prefix.lower())
                 _run(f"{url}/postgres", "CREATE ROLE {} LOGIN IN ROLE {}", prefix.lower(), role)
 
