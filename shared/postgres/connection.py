@@ -60,13 +60,25 @@ def refuses_writes(raw: connection) -> bool:
     return "on" in {tell("in_hot_standby"), tell("default_transaction_read_only")}
 
 
-_LOST_NODE = "failure on connection marked as essential"
+_LOST_SERVER = (
+    "postmaster was shut down",
+    "server closed the connection unexpectedly",
+    "terminating connection due to ",
+    "failure on connection marked as essential",
+    "cannot recover from multiple connection failures",
+    "could not connect to any active placements",
+    "failed to prepare transaction",
+    "could not commit transaction for shard",
+    "to fetch intermediate results",
+    "failed to read result",
+)
+"""What Citus says without a code of the coordinator or a node that ends. From its source."""
 _DUPLICATE_ON_NODE = " violates unique constraint "
 _REFUSED_ON_NODE = (" violates check constraint ", " violates not-null constraint")
 
 
-def _is_of_node(error: psycopg2.Error, *texts: str) -> bool:
-    """Whether a node of a Citus cluster gave an error that says so: from a COPY Citus hands on no code."""
+def _is_of_citus(error: psycopg2.Error, *texts: str) -> bool:
+    """Whether Citus says so: some of its errors have no code, and from a COPY on a node it hands on none."""
     said = str(error).partition("\n")[0]
     return isinstance(error, pg_errors.InternalError_) and any(text in said for text in texts)
 
@@ -78,13 +90,13 @@ def translated(error: psycopg2.Error) -> AnalyticsError:
         return DatabaseBusy(message)
     # Without a code of the server's it is libpq that gave up, such as on a connection cut within a COPY.
     given_up = type(error) is psycopg2.DatabaseError and error.pgcode is None
-    if isinstance(error, _UNAVAILABLE) or given_up or _is_of_node(error, _LOST_NODE):
+    if isinstance(error, _UNAVAILABLE) or given_up or _is_of_citus(error, *_LOST_SERVER):
         return DatabaseUnavailable(message)
-    if isinstance(error, pg_errors.UniqueViolation) or _is_of_node(error, _DUPLICATE_ON_NODE):
+    if isinstance(error, pg_errors.UniqueViolation) or _is_of_citus(error, _DUPLICATE_ON_NODE):
         return DuplicateRow(message, error.diag.table_name)
     if isinstance(error, pg_errors.UndefinedTable):
         return TableMissing(message)
-    if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError) or _is_of_node(
+    if isinstance(error, psycopg2.DataError | psycopg2.IntegrityError) or _is_of_citus(
         error, *_REFUSED_ON_NODE
     ):
         return DatabaseRejected(message)

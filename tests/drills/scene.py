@@ -189,7 +189,7 @@ class Scene:
             folder = self.folder / "release-before"
             if not folder.exists():
                 draft = self.folder / "release-before.draft"
-                draft.mkdir()
+                draft.mkdir(exist_ok=True)
                 unpack(draft).rename(folder)
             return folder
 

@@ -13,6 +13,10 @@ from shared.postgres import Database, Pool
 from tests.support.places import TestDatabase
 from tests.support.tcp_proxy import TcpProxy
 
+LOST_AS_CITUS_SAYS_IT = (
+    "DO $$ BEGIN RAISE 'postmaster was shut down, exiting' USING ERRCODE = 'internal_error'; END $$"
+)
+
 
 def answer(database: Database) -> int:
     """Ask for the number 1."""
@@ -52,6 +56,7 @@ def test_a_block_commits_at_its_end_and_rolls_back_when_it_raises(database: Test
         ("SELECT 'x'::int", DatabaseRejected),
         ("SELECT nothing_like_this", AnalyticsError),
         ("SELECT pg_terminate_backend(pg_backend_pid())", DatabaseUnavailable),
+        (LOST_AS_CITUS_SAYS_IT, DatabaseUnavailable),
     ],
 )
 def test_the_driver_s_errors_come_in_our_words_and_the_next_use_works(
