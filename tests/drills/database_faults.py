@@ -32,19 +32,21 @@ _DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_dat
 _CYCLES = (("usage_events", "event_keys"), ("hourly_rollups", "ingestion_batches"))
 """Tables that the fleet writes to in the other order: the ingestor, the rollup worker."""
 
-_TO_DEFAULT = """
-    ALTER TABLE analytics.usage_events DETACH PARTITION analytics.{partition};
-    INSERT INTO analytics.usage_events SELECT * FROM analytics.{partition};
-    DROP TABLE analytics.{partition}"""
-_FROM_DEFAULT = """
-    LOCK TABLE analytics.usage_events IN ACCESS EXCLUSIVE MODE;
-    CREATE TABLE analytics.{partition} (LIKE analytics.usage_events INCLUDING ALL);
-    WITH moved AS (
-        DELETE FROM analytics.usage_events_default
-        WHERE occurred_at >= {start} AND occurred_at < {end} RETURNING *
-    ) INSERT INTO analytics.{partition} SELECT * FROM moved;
-    ALTER TABLE analytics.usage_events ATTACH PARTITION analytics.{partition}
-        FOR VALUES FROM ({start}) TO ({end})"""
+# One by one: Citus hands on the text of the whole message.
+_TO_DEFAULT = (
+    "ALTER TABLE analytics.usage_events DETACH PARTITION analytics.{partition}",
+    "INSERT INTO analytics.usage_events SELECT * FROM analytics.{partition}",
+    "DROP TABLE analytics.{partition}",
+)
+_OF_THE_DAY = "FROM analytics.usage_events_default WHERE occurred_at >= {start} AND occurred_at < {end}"
+_FROM_DEFAULT = (
+    "LOCK TABLE analytics.usage_events IN ACCESS EXCLUSIVE MODE",
+    "CREATE TABLE analytics.{partition} (LIKE analytics.usage_events INCLUDING ALL)",
+    f"INSERT INTO analytics.{{partition}} SELECT * {_OF_THE_DAY}",
+    f"DELETE {_OF_THE_DAY}",
+    "ALTER TABLE analytics.usage_events ATTACH PARTITION analytics.{partition}"
+    " FOR VALUES FROM ({start}) TO ({end})",
+)
 
 
 def hold_lock(name: str, table: str, scene: Scene) -> None:
@@ -226,7 +228,7 @@ def _no_more_deadlocks(name: str, scene: Scene) -> None:
         time.sleep(0.2)
 
 
-def _of_today(statement: str, scene: Scene) -> None:
+def _of_today(statements: tuple[str, ...], scene: Scene) -> None:
     start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     names = {
         "partition": sql.Identifier(f"usage_events_{start:%Y%m%d}"),
@@ -238,9 +240,10 @@ def _of_today(statement: str, scene: Scene) -> None:
         cur.execute("SET lock_timeout = '8s'")
         cur.execute("SELECT to_regclass(%s)", (f"analytics.usage_events_{start:%Y%m%d}",))
         [(there,)] = cur.fetchall()
-        if (there is None) == (statement is _FROM_DEFAULT):
-            cur.execute(sql.SQL(statement).format(**names))
-        elif statement is _TO_DEFAULT:
+        if (there is None) == (statements is _FROM_DEFAULT):
+            for statement in statements:
+                cur.execute(sql.SQL(statement).format(**names))
+        elif statements is _TO_DEFAULT:
             raise MetNothing("today has no partition anyway")
         owner.commit()
 
