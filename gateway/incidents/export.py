@@ -57,6 +57,10 @@ class Incident:
         self._resources = resources
 
     def __iter__(self) -> Iterator[bytes]:
+        with self._resources:  # which learn how it ended
+            yield from self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
         csv = CsvLines()
         csv.add(COLUMNS)
         while True:

@@ -19,6 +19,7 @@ from psycopg2.extensions import connection
 from deploy.local.traffic import Event, Router, org
 from gateway.app import create_app
 from gateway.incidents import COLUMNS, IncidentExporter, IncidentRequest
+from shared.errors import DatabaseUnavailable
 from shared.settings import GatewaySettings, load
 from tests.support.csv_cells import NOT_RUN, RUN
 from tests.support.places import TestDatabase
@@ -77,6 +78,22 @@ def test_the_file_holds_exactly_the_events_of_the_window_in_order(
             str(event["inputTokens"]),
             str(event["latencyMs"]),
         )
+
+
+def test_an_export_whose_database_fails_half_way_ends_with_that(
+    owner: connection, environ: dict[str, str]
+) -> None:
+    insert_batch(owner, traffic(3_000, orgs=1))
+    exporter = IncidentExporter.of(environ["GATEWAY_DATABASE_URL"])
+    pieces = iter(exporter.export(IncidentRequest(org(0), START, NOW)))
+    assert next(pieces)
+    with owner.cursor() as cur:
+        cur.execute(
+            "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
+            " WHERE usename = 'gateway' AND datname = current_database()"
+        )
+    with pytest.raises(DatabaseUnavailable):
+        next(pieces)
 
 
 def test_the_window_is_half_open_and_not_widened(
