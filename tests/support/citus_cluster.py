@@ -58,7 +58,10 @@ class CitusStack(LocalStack):
     ) -> None:
         super().__init__(home, environ=environ, write_line=write_line)
         self._nodes = nodes
-        self._options = _OPTIONS | {"citus.shard_count": str(shards), "fsync": "on" if durable else "off"}
+        self.postgres_options = _OPTIONS | {
+            "citus.shard_count": str(shards),
+            "fsync": "on" if durable else "off",
+        }
 
     @property
     def node_urls(self) -> list[str]:
@@ -103,7 +106,7 @@ class CitusStack(LocalStack):
         nodes = [self._start_node(f"citus-node-{number}") for number in range(1, self._nodes + 1)]
         coordinator = servers.start_postgres(
             self.home / "postgres", self.logs / "postgres.log", self._programs,
-            shared_buffers=self._shared_buffers, more_options=self._options,
+            shared_buffers=self._shared_buffers, more_options=self.postgres_options,
         )  # fmt: skip
         coordinator.settings["CITUS_NODES"] = ",".join(node.settings["ADMIN_DATABASE_URL"] for node in nodes)
         for number, node in enumerate(nodes, 1):
@@ -114,7 +117,7 @@ class CitusStack(LocalStack):
         folder = self.home / name
         node = servers.start_postgres(
             folder, self.logs / f"{name}.log", self._programs,
-            shared_buffers=self._shared_buffers, more_options=self._options,
+            shared_buffers=self._shared_buffers, more_options=self.postgres_options,
         )  # fmt: skip
         # The coordinator comes as whoever asked it: it knows no password. Production has certificates.
         hba = folder / "data" / "pg_hba.conf"

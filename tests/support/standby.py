@@ -11,6 +11,7 @@ import psycopg2
 from deploy.local import machine, servers
 from deploy.local.servers import Server
 from deploy.local.stack import LocalStack
+from tests.support.citus_cluster import CitusStack
 
 _NAME = "standby"
 _START_SECONDS = 60
@@ -40,10 +41,15 @@ class Standby:
             "pg_basebackup", "-d", from_primary, "-D", str(self._data), "-X", "stream", "-R",
             "-c", "fast", "--no-sync",
         )  # fmt: skip
+        # What -R writes names options that an older libpq, which the server may be built with, does not know.
+        with (self._data / "postgresql.auto.conf").open("a") as conf:
+            conf.write(f"primary_conninfo = '{from_primary}'\n")
         options = {
             "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(folder),
             "max_connections": "220", "timezone": "UTC", "log_line_prefix": "%m [%p] %d %a: ",
         }  # fmt: skip
+        if isinstance(stack, CitusStack):  # of a coordinator
+            options |= stack.postgres_options
         command = [str(self._programs / "postgres"), "-D", str(self._data)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
