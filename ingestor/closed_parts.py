@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from shared.errors import DatabaseUnavailable
 from shared.key_filter import SLICE_BLOCKS, KeyFilter, Probe, hash_texts
 from shared.postgres import Cursor, Database, copy_bytes
 from shared.statements import load_statements, with_tables
@@ -63,7 +64,7 @@ class ClosedParts:
         return sum(part.filter.size_bytes for part in self.parts if part.filter)
 
     def refresh(self, database: Database, *, if_due: bool = False) -> None:
-        """Read the list, and the filters that are new. Raises DatabaseUnavailable.
+        """Read the list, and the filters that are new. Raises DatabaseUnavailable without a list.
 
         if_due: not within some seconds of the last time, nor while another thread does it. At the start that
         thread is waited for: to look without filters costs more than to wait for them.
@@ -93,7 +94,12 @@ class ClosedParts:
             if time.monotonic() - began > _MAX_LOADING_SECONDS:
                 break
             if blocks is not None and self.parts[at].filter is None:
-                loaded = ClosedPart(number, _load(database, number, blocks))
+                try:
+                    loaded = ClosedPart(number, _load(database, number, blocks))
+                except DatabaseUnavailable as error:
+                    _log.warning("filter not loaded, trying again later", part=number, error=str(error))
+                    self._refreshed_at = time.monotonic()
+                    break
                 self.parts = (*self.parts[:at], loaded, *self.parts[at + 1 :])
         else:
             self._refreshed_at = time.monotonic()

@@ -58,6 +58,23 @@ def test_a_closed_part_without_a_filter_is_asked_for_every_key(
     assert_stored_once(owner, PART + 10)
 
 
+def test_a_filter_that_cannot_be_read_stops_no_batch(
+    new_store: NewStore, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = traffic(PART + 10)
+    store_batch(new_store(), events[:PART])
+    keep_parts(database)
+    monkeypatch.setattr(store_module, "LOCK_TIMEOUT_SECONDS", 0.2)
+    with closing(psycopg2.connect(database.owner_url)) as other, other.cursor() as cur:
+        cur.execute("LOCK TABLE analytics.key_filters IN ACCESS EXCLUSIVE MODE")
+        store = new_store()
+        assert store.filter_bytes == 0
+        assert store_batch(store, events[PART - 20 :]) == (30, 10, 0)
+    monkeypatch.setattr(closed_parts, "REFRESH_SECONDS", 0)
+    store.check()
+    assert store.filter_bytes > 0
+
+
 def test_at_the_start_all_writers_wait_for_the_filters(
     new_store: NewStore, database: TestDatabase, owner: connection
 ) -> None:
