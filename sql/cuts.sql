@@ -28,10 +28,12 @@ winner AS NOT MATERIALIZED (
 -- relation: rollups_in_pieces
 -- Rollups of the organisations in one dimension with the pieces that they are in. Which grain is said by a constant.
 SELECT plus, minus, org_id, model_id, value,
-           invocations, errors, status_error, status_timeout, status_throttled,
-           input_tokens, output_tokens, cached_input_tokens, cache_write_input_tokens, reasoning_tokens,
-           cost_estimate_cents, success_output_tokens, success_latency_ms,
+           invocations, errors, input_tokens, output_tokens,
+           cached_input_tokens, cache_write_input_tokens, reasoning_tokens, cost_estimate_cents
+    -- part: outcomes
+           , status_error, status_timeout, status_throttled, success_output_tokens, success_latency_ms,
            latency_bins, latency_counts, first_token_bins, first_token_counts
+    -- end of part
     FROM piece
     JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
     WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s
@@ -41,20 +43,30 @@ SELECT plus, minus, org_id, model_id, value,
 {rollups_in_pieces} AND piece.grain = 30 AND r.grain = 30
 
 -- relation: negative_first_halves
--- The same as negative hours, for what adds up sums alone. They have the two buckets of their hours then, and are
--- grouped with them. What such statements do not use stays as it is.
+-- The same as negative hours, for what only adds up and needs no outcomes. They have the two buckets of their hours
+-- then, and are grouped with them.
 SELECT minus, plus, org_id, model_id, value,
-           -invocations, -errors, status_error, status_timeout, status_throttled,
-           -input_tokens, -output_tokens, -cached_input_tokens, -cache_write_input_tokens, -reasoning_tokens,
-           -cost_estimate_cents, success_output_tokens, success_latency_ms,
-           latency_bins, latency_counts, first_token_bins, first_token_counts
+           -invocations, -errors, -input_tokens, -output_tokens,
+           -cached_input_tokens, -cache_write_input_tokens, -reasoning_tokens, -cost_estimate_cents
     FROM piece
     JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
     WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s AND piece.grain = 30 AND r.grain = 30
 
+-- relation: outcomes_of_event
+-- A raw event's outcome, as a rollup of one event has it.
+    -- part: outcomes
+           , (status = 'error')::int::bigint, (status = 'timeout')::int::bigint, (status = 'throttled')::int::bigint,
+           CASE WHEN whole AND status = 'success' THEN output_tokens ELSE 0 END::numeric,
+           CASE WHEN whole AND status = 'success' THEN latency_ms ELSE 0 END::numeric,
+           ARRAY[analytics.latency_bin(latency_ms)], ARRAY[1::bigint],
+           CASE WHEN whole AND time_to_first_token_ms IS NOT NULL
+                THEN ARRAY[analytics.latency_bin(time_to_first_token_ms)] ELSE '{}' END,
+           CASE WHEN whole AND time_to_first_token_ms IS NOT NULL THEN ARRAY[1::bigint] ELSE '{}' END
+    -- end of part
+
 -- relation: stored
 -- What the pieces hold of the organisations in one dimension: rollups, and raw events as rollups of one event
--- each. Which figures a statement does not use are not computed.
+-- each. Outcomes are left out of statements that only add up.
 stored AS (
     {rollups_in_pieces} AND %(with_days)s AND piece.grain = 1440 AND r.grain = 1440
     UNION ALL
@@ -65,19 +77,12 @@ stored AS (
     -- part: with_raw
     UNION ALL
     SELECT plus, minus, org_id, model_id, value,
-           1::bigint, (status <> 'success')::int::bigint, (status = 'error')::int::bigint,
-           (status = 'timeout')::int::bigint, (status = 'throttled')::int::bigint,
+           1::bigint, (status <> 'success')::int::bigint,
            input_tokens::numeric, output_tokens::numeric,
            CASE WHEN whole THEN coalesce(cached_input_tokens, 0) ELSE 0 END::numeric,
            CASE WHEN whole THEN coalesce(cache_write_input_tokens, 0) ELSE 0 END::numeric,
            CASE WHEN whole THEN coalesce(reasoning_tokens, 0) ELSE 0 END::numeric,
-           cost_estimate_cents,
-           CASE WHEN whole AND status = 'success' THEN output_tokens ELSE 0 END::numeric,
-           CASE WHEN whole AND status = 'success' THEN latency_ms ELSE 0 END::numeric,
-           ARRAY[analytics.latency_bin(latency_ms)], ARRAY[1::bigint],
-           CASE WHEN whole AND time_to_first_token_ms IS NOT NULL
-                THEN ARRAY[analytics.latency_bin(time_to_first_token_ms)] ELSE '{}' END,
-           CASE WHEN whole AND time_to_first_token_ms IS NOT NULL THEN ARRAY[1::bigint] ELSE '{}' END
+           cost_estimate_cents {outcomes_of_event}
     FROM piece
     CROSS JOIN LATERAL (
         SELECT *, piece.low >= %(sums_since)s::timestamptz AS whole,

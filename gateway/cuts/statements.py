@@ -11,7 +11,7 @@ _PARTS = ("with_halves", "with_raw")
 """Parts of the statements, by the parameters that say whether they are needed; a plain read needs none."""
 
 _OF_SUMS = ("usage", "usage_json", "usage_of_top", "usage_of_top_json")
-"""Those that only add up: first halves of hours are negative hours there. A histogram cannot be negative."""
+"""Those that only add up: they have no outcomes, and first halves of hours are negative hours there."""
 
 
 def _forms() -> dict[tuple[bool, ...], Mapping[str, str]]:
@@ -21,7 +21,9 @@ def _forms() -> dict[tuple[bool, ...], Mapping[str, str]]:
     for needed in product((False, True), repeat=len(_PARTS)):
         needs = dict(zip(_PARTS, needed, strict=True))
         without = [part for part in _PARTS if not needs[part]]
-        of_sums = load_statements("cuts.sql", without=without, first_halves="negative_first_halves")
+        of_sums = load_statements(
+            "cuts.sql", without=[*without, "outcomes"], first_halves="negative_first_halves"
+        )
         found[False, *needed] = {
             **load_statements("cuts.sql", without=without),
             **{name: of_sums[name] for name in _OF_SUMS},
