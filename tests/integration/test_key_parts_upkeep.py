@@ -67,6 +67,19 @@ def test_a_shorter_window_drops_part_by_part_and_can_be_stopped(
     assert numbers(owner, "SELECT count(*) FROM analytics.key_parts") == (0,)
 
 
+def test_no_part_lets_autovacuum_gather_statistics_of_the_tree(
+    new_store: NewStore, database: TestDatabase, owner: connection
+) -> None:
+    """They would be read from all over the closed parts, each time that the open one has grown."""
+    options = (
+        "SELECT reloptions FROM pg_class WHERE oid = ANY"
+        " (ARRAY['analytics.event_keys', 'analytics.event_keys_1']::regclass[])"
+    )
+    store_batch(new_store(), traffic(PART))
+    keep_parts(database)
+    assert rows(owner, options) == [(["autovacuum_analyze_threshold=2147483647"],)] * 2
+
+
 def test_the_open_part_is_closed_by_its_age_and_never_while_it_is_empty(
     new_store: NewStore, database: TestDatabase, owner: connection
 ) -> None:
