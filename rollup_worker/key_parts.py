@@ -55,6 +55,7 @@ class KeyParts:
     ) -> None:
         self._database = database
         self._max_keys = settings.dedupe_part_keys
+        self._merged_keys = _MERGED_PARTS // 2 * self._max_keys
         self._window = settings.dedupe_window
         self._metrics = metrics
         self._as_of: Callable[[], datetime | None] = clock or (lambda: None)
@@ -103,7 +104,7 @@ class KeyParts:
     def merge(self) -> bool:
         """Do the next step of a merge, if there are parts to be merged; return whether it did."""
         with self._database.query() as cur:
-            cur.execute(_SQL["list_small_parts"], {"max_keys": _MERGED_PARTS // 2 * self._max_keys})
+            cur.execute(_SQL["list_small_parts"], {"max_keys": self._merged_keys})
             chosen = _choose(cur.fetchall(), self._window / _WINDOW_PARTS)
         began = time.monotonic()
         with self._database.transaction(time_limit_seconds=_STEP_SECONDS) as cur:
@@ -131,7 +132,8 @@ class KeyParts:
             if row is None:
                 return False
             part, blocks, done, pages = row
-            blocks = blocks or blocks_for(pages * _KEYS_A_PAGE)
+            about = pages * _KEYS_A_PAGE
+            blocks = blocks or blocks_for(about, is_small=about < self._merged_keys)
             slices = -(-blocks // SLICE_BLOCKS)
             count = min(_MAX_SLICES, slices - done)
             first = done * SLICE_BLOCKS

@@ -1,9 +1,10 @@
 """Filters of event ids: which of some ids a closed part of the ledger may have. They never forget one.
 
 A blocked Bloom filter: an id chooses a block of 512 bits, a cache line, and sets one bit in each of its eight
-words. 11 bits an id: 6 or 7 of 1,000 unknown ids pass (measured; tests/unit/test_key_filter.py), and each
-costs a look into the part. Organisations play no role: the same id in another one passes too. All work is
-done on arrays of ids, some hundredths of a microsecond for each and filter.
+words. Each unknown id that passes costs a look into the part, as many of a small part as of a large one,
+while memory goes with the ids. So a small part's filter has more bits an id: 3 of 1,000 pass, and 8 of a
+large one's (measured; tests/unit/test_key_filter.py). Organisations play no role: the same id in another one
+passes too. All work is done on arrays of ids, some hundredths of a microsecond for each and filter.
 
 The bits are stored, so what is computed here must never change. A filter is stored in slices of at most a
 MiB. After J. Putze, P. Sanders, J. Singler: Cache-, hash- and space-efficient Bloom filters (2007).
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BITS_A_KEY = 11
+_KEYS_A_BLOCK, _KEYS_A_BLOCK_OF_SMALL = 48, 40
 _WORDS = 8
 _BLOCK_BITS = 64 * _WORDS
 SLICE_BLOCKS = (1 << 20) // (_BLOCK_BITS // 8)
@@ -36,9 +37,12 @@ _SALTS = np.array(
 _LOW_HALF, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
-def blocks_for(keys: int) -> int:
-    """Return how many blocks a filter of this many keys needs; at least one."""
-    return max(1, -(-keys * BITS_A_KEY // _BLOCK_BITS))
+def blocks_for(keys: int, *, is_small: bool) -> int:
+    """Return how many blocks the filter of a part of this many keys has; at least one.
+
+    is_small: others of the ledger's parts are many times as large, or will be.
+    """
+    return max(1, -(-keys // (_KEYS_A_BLOCK_OF_SMALL if is_small else _KEYS_A_BLOCK)))
 
 
 def hash_texts(event_ids: Sequence[str]) -> Words:

@@ -19,7 +19,7 @@ def texts(ids: list[UUID]) -> list[str]:
 
 
 def filter_of(ids: list[UUID], blocks: int | None = None) -> KeyFilter:
-    made = KeyFilter(blocks or blocks_for(len(ids)))
+    made = KeyFilter(blocks or blocks_for(len(ids), is_small=True))
     made.add(hash_texts(texts(ids)))
     return made
 
@@ -65,7 +65,9 @@ def test_ids_as_text_and_as_bytes_are_the_same(ids: list[UUID]) -> None:
 
 
 @pytest.mark.parametrize("version", ["random", "ordered by time", "counted"])
-def test_of_a_thousand_unknown_ids_seven_pass_of_any_kind(version: str) -> None:
+def test_of_a_thousand_unknown_ids_three_pass_of_a_small_part_and_eight_of_a_large_one_of_any_kind(
+    version: str,
+) -> None:
     rng = random.Random(1)
 
     def make(number: int) -> UUID:
@@ -75,16 +77,17 @@ def test_of_a_thousand_unknown_ids_seven_pass_of_any_kind(version: str) -> None:
             return UUID(int=number)
         return UUID(int=(1_764_000_000_000 + number // 30) << 80 | 7 << 76 | rng.getrandbits(74))
 
-    made = filter_of([make(number) for number in range(200_000)])
-    others = [make(number) for number in range(200_000, 300_000)]
-    passed = made.may_have(Probe(hash_texts(texts(others)))).mean()
-    assert 0.004 < passed < 0.0085
+    ids = [make(number) for number in range(200_000)]
+    others = Probe(hash_texts(texts([make(number) for number in range(200_000, 300_000)])))
+    for is_small, least, most in ((True, 0.002, 0.004), (False, 0.006, 0.0095)):
+        made = filter_of(ids, blocks_for(len(ids), is_small=is_small))
+        assert least < made.may_have(others).mean() < most
 
 
 def test_the_bits_that_are_stored_never_change() -> None:
     """Filters outlive releases: a change here would make every stored one forget its keys."""
     made = filter_of(
-        [UUID(int=number * 0x0123456789ABCDEF0123456789ABCDEF % 2**128) for number in range(500)]
+        [UUID(int=number * 0x0123456789ABCDEF0123456789ABCDEF % 2**128) for number in range(500)], 11
     )
     assert blake2b(made.slice_bytes(0), digest_size=8).hexdigest() == "9586b52af0d83762"
 
@@ -95,6 +98,8 @@ def test_a_slice_of_another_length_is_refused() -> None:
             KeyFilter(3).load_slice(0, bytes(blocks * 64))
 
 
-def test_eleven_bits_a_key_and_at_least_a_block() -> None:
-    assert (blocks_for(0), blocks_for(1), blocks_for(512)) == (1, 1, 11)
-    assert blocks_for(100_000_000) * 64 < 138e6
+def test_the_memory_of_filters_goes_with_their_keys_and_is_at_least_a_block() -> None:
+    assert [blocks_for(keys, is_small=True) for keys in (0, 1, 40, 41)] == [1, 1, 1, 2]
+    assert [blocks_for(keys, is_small=False) for keys in (0, 1, 48, 49)] == [1, 1, 1, 2]
+    parts = blocks_for(80_000_000, is_small=False) + blocks_for(20_000_000, is_small=True)
+    assert parts * 64 < 139e6
