@@ -49,11 +49,6 @@ _LOAD_ACTORS = """
            'actor-' || (n::bigint * 7919) %% 100000, 4, 0, 0, 0, 0, 4000, 2000, 0, 0, 0,
            0.0000150000 * (1000 + n %% 7770), 2000, 4000, '{12,80}', '{2,2}', '{}', '{}'
     FROM generate_series(0, 299999) AS n ORDER BY 2, 3, 4"""
-_KEEP_PERCENTILES = """
-    UPDATE analytics.{table} SET percentiles_of = invocations,
-        percentiles = analytics.percentiles_ms(latency_bins, latency_counts)
-                      || analytics.percentiles_ms(first_token_bins, first_token_counts)
-    WHERE org_id = ANY (%s::uuid[])"""
 _LOAD_CODES = """
     INSERT INTO analytics.rollups_error_code_{part} (org_id, bucket_start, model_id, value, invocations)
     SELECT org_id, bucket_start, model_id, code, 10
@@ -140,9 +135,8 @@ def _load(place: Place, write_line: WriteLine) -> None:
             " now() FROM analytics.daily_rollups",
             (_TODAY + timedelta(days=1),),
         )
+    place.keep_percentiles([_SMALL, _LARGE])
     with place.owner.cursor() as cur:
-        for table in ("hourly_rollups", "daily_rollups"):  # as the rollup worker does in time
-            cur.execute(_KEEP_PERCENTILES.format(table=table), ([_SMALL, _LARGE],))
         cur.execute("VACUUM ANALYZE")
     write_line("questions: loaded clients, actors and all organisations, and kept percentiles")
 
