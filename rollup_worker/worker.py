@@ -131,11 +131,11 @@ class Worker:
                 keep_dimensions(self._dimensions_database, self._settings.rollup_dimensions)
                 self._dimensions_database.close()  # it is not needed again
                 self._keeps_dimensions = True
-            batches = rollups.add_waiting()
-            if batches >= MANY_BATCHES:
+            if rollups.add_waiting() >= MANY_BATCHES:
                 self._many_wait.set()
-            seconds = time.monotonic() - began
-            pause = 0.0 if batches >= MANY_BATCHES else min(seconds, _MAX_PAUSE_SECONDS)
+                pause = 0.0
+            else:
+                pause = min(time.monotonic() - began, _MAX_PAUSE_SECONDS)
             if not rollups.more_wait:
                 break
         return pause

@@ -25,6 +25,12 @@ winner AS NOT MATERIALIZED (
         AS winner (org_id, model_id, value)
 )
 
+-- relation: of_pieces
+-- Where rollups with the pieces that they are in come from.
+FROM piece
+    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
+    WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s
+
 -- relation: rollups_in_pieces
 -- Rollups of the organisations in one dimension with the pieces that they are in. Which grain is said by a constant.
 SELECT plus, minus, org_id, model_id, value,
@@ -34,9 +40,7 @@ SELECT plus, minus, org_id, model_id, value,
            , status_error, status_timeout, status_throttled, success_output_tokens, success_latency_ms,
            latency_bins, latency_counts, first_token_bins, first_token_counts
     -- end of part
-    FROM piece
-    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s
+    {of_pieces}
 
 -- relation: first_halves
 -- The first halves of the hours in which buckets begin or end.
@@ -48,9 +52,7 @@ SELECT plus, minus, org_id, model_id, value,
 SELECT minus, plus, org_id, model_id, value,
            -invocations, -errors, -input_tokens, -output_tokens,
            -cached_input_tokens, -cache_write_input_tokens, -reasoning_tokens, -cost_estimate_cents
-    FROM piece
-    JOIN analytics.rollups AS r ON r.bucket_start >= piece.low AND r.bucket_start < piece.high
-    WHERE r.dimension = %(dimension)s AND org_id IN %(org_ids)s AND piece.grain = 30 AND r.grain = 30
+    {of_pieces} AND piece.grain = 30 AND r.grain = 30
 
 -- relation: outcomes_of_event
 -- A raw event's outcome, as a rollup of one event has it.
